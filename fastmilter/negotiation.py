@@ -1,0 +1,203 @@
+"""What both sides agree on when a connection opens: a pure function of the MTA's offer and the filter's wish.
+
+Masks decide, not version numbers: a bit that was not offered is never asked for. Where the MTA cannot leave a step
+out or unanswered, the step comes and is answered; ``Agreement.replies`` says for each step what is due.
+
+Errors: ``RemoteProtocolError`` for an offer that nobody can answer, ``NotNegotiated`` where the MTA does not offer
+what the filter requires.
+
+Sources: ``libmilter/engine.c`` (st_optionneg), Sendmail ``sendmail/milter.c`` (milter_negotiate), Postfix
+``src/milter/milter8.c`` (milter8_connect).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fastmilter import codec
+from fastmilter.addresses import to_bytes
+from fastmilter.constants import (
+    ALL_ACTIONS,
+    MAX_DATA_BYTES,
+    MAX_DATA_BYTES_1M,
+    MAX_DATA_BYTES_256K,
+    MIN_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    STEPS,
+    VERSION_1_ACTIONS,
+    VERSION_1_PROTOCOL,
+    Action,
+    ProtocolFlag,
+    Step,
+)
+from fastmilter.errors import NotNegotiated, RemoteProtocolError
+
+STEP_NUMBERS: Final[dict[Step, int]] = {step: number for number, step in enumerate(STEPS)}
+"""Each step's place in the tuples of an ``Agreement``."""
+
+DEFAULT_MACROS: Final[dict[Step, tuple[str, ...]]] = {
+    Step.CONNECT: ("j", "_", "v", "{daemon_name}", "{daemon_addr}", "{if_name}", "{if_addr}"),
+    Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
+    Step.MAIL: (
+        "i",
+        "{auth_type}",
+        "{auth_authen}",
+        "{auth_ssf}",
+        "{auth_author}",
+        "{mail_mailer}",
+        "{mail_host}",
+        "{mail_addr}",
+    ),
+    Step.RCPT: ("i", "{rcpt_mailer}", "{rcpt_host}", "{rcpt_addr}"),
+    Step.DATA: ("i",),
+    Step.END_OF_HEADERS: ("i",),
+    Step.END_OF_MESSAGE: ("i", "{msg_id}"),
+}
+"""What Sendmail (``confMILTER_MACROS_*``) and Postfix (``milter_*_macros``) send by default, together.
+
+A request replaces the MTA's list of a step, so these are asked for along with what the filter wants.
+"""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What an MTA offers when it connects; the argument of ``Filter.on_negotiate``."""
+
+    version: int
+    actions: Action
+    protocol: ProtocolFlag
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a filter asks for. A class's own wish is ``Filter.wish()``; change it with ``dataclasses.replace``.
+
+    ``never``: steps that are not wanted; ``no_reply``: steps that are wanted unanswered. MAIL and the end of the
+    message are always sent. ``macros``: names to ask for, by step.
+    """
+
+    actions: Action = ALL_ACTIONS
+    requires: Action = Action(0)
+    never: frozenset[Step] = frozenset()
+    no_reply: frozenset[Step] = frozenset()
+    rejected_recipients: bool = False
+    leading_space: bool = False
+    macros: tuple[tuple[Step, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What holds for a connection; one object serves all connections with the same offer and wish."""
+
+    version: int
+    actions: int
+    protocol: int
+    replies: tuple[bool, ...]
+    """Whether each step gets a reply, by ``STEP_NUMBERS``."""
+    skip: bool
+    rejected_recipients: bool
+    leading_space: bool
+    headers_shown: bool
+    max_data: int
+    packet: bytes
+    """The answer to the offer as it goes on the wire."""
+
+    def can(self, action: Action) -> bool:
+        """Whether the MTA granted ``action``."""
+        return self.actions & action == action
+
+
+def normalise_macro(name: str) -> str:
+    """Return a macro's name as it goes into a request: one letter bare, longer names in braces."""
+    bare = name[1:-1] if name[:1] == "{" and name[-1:] == "}" else name
+    return bare if len(bare) == 1 else "{" + bare + "}"
+
+
+def request_of(wanted: Mapping[Step, tuple[str, ...]]) -> tuple[tuple[Step, tuple[str, ...]], ...]:
+    """Return a macro request for what a filter wants beyond each step's defaults, ready for ``Wish.macros``.
+
+    End of headers and end of message go together: Sendmail picks the list of the one by a flag of the other.
+    """
+    steps = set(wanted)
+    if steps & {Step.END_OF_HEADERS, Step.END_OF_MESSAGE}:
+        steps |= {Step.END_OF_HEADERS, Step.END_OF_MESSAGE}
+    request = []
+    for step in STEPS:
+        if step in steps:
+            names = DEFAULT_MACROS[step] + tuple(normalise_macro(name) for name in wanted.get(step, ()))
+            request.append((step, tuple(dict.fromkeys(names))))
+    return tuple(request)
+
+
+def negotiate(offer: Offer, wish: Wish) -> Agreement:
+    """Return what is agreed between ``offer`` and ``wish``.
+
+    >>> negotiate(Offer(2, Action(0x3F), ProtocolFlag(0x7F)), Wish(never=frozenset({Step.BODY}))).protocol
+    16
+    """
+    if offer.version < MIN_PROTOCOL_VERSION:
+        raise RemoteProtocolError(
+            f"the MTA speaks milter protocol version {offer.version}; {MIN_PROTOCOL_VERSION} or higher is needed"
+        )
+    offered_actions = int(offer.actions) or int(VERSION_1_ACTIONS)
+    offered_protocol = int(offer.protocol) or int(VERSION_1_PROTOCOL)
+    missing = int(wish.requires) & ~offered_actions
+    if missing:
+        names = ", ".join(flag.name or hex(flag) for flag in Action(missing))
+        raise NotNegotiated(f"the MTA does not offer what this filter requires: {names}")
+
+    protocol = 0
+    replies = []
+    for step, facts in STEPS.items():
+        suppressed = step in wish.never and facts.suppress & offered_protocol
+        silent = not suppressed and step in wish.no_reply and facts.no_reply & offered_protocol
+        protocol |= (facts.suppress if suppressed else 0) | (facts.no_reply if silent else 0)
+        replies.append(not silent)
+    if replies[STEP_NUMBERS[Step.BODY]] and not protocol & ProtocolFlag.NO_BODY:
+        protocol |= ProtocolFlag.SKIP & offered_protocol
+    if wish.rejected_recipients:
+        protocol |= ProtocolFlag.REJECTED_RCPT & offered_protocol
+    if wish.leading_space:
+        protocol |= ProtocolFlag.LEADING_SPACE & offered_protocol
+    mds_bit, max_data = _data_size(offered_protocol, protocol)
+    protocol |= mds_bit
+
+    actions = int(wish.actions | wish.requires) & offered_actions & ~Action.REQUEST_MACROS
+    macros: tuple[tuple[int, bytes], ...] = ()
+    if wish.macros and offered_actions & Action.REQUEST_MACROS:
+        actions |= Action.REQUEST_MACROS
+        macros = _macro_lists(wish)
+    version = min(PROTOCOL_VERSION, offer.version)
+    return Agreement(
+        version=version,
+        actions=actions,
+        protocol=int(protocol),
+        replies=tuple(replies),
+        skip=bool(protocol & ProtocolFlag.SKIP),
+        rejected_recipients=bool(protocol & ProtocolFlag.REJECTED_RCPT),
+        leading_space=bool(protocol & ProtocolFlag.LEADING_SPACE),
+        headers_shown=not protocol & ProtocolFlag.NO_HEADERS,
+        max_data=max_data,
+        packet=codec.encode(codec.Negotiate(version, int(actions), int(protocol), macros)),
+    )
+
+
+def _data_size(offered: int, protocol: int) -> tuple[int, int]:
+    """Take the largest packet size on offer, one bit at most, where bodies are wanted at all."""
+    if protocol & ProtocolFlag.NO_BODY:
+        return 0, MAX_DATA_BYTES
+    if offered & ProtocolFlag.MDS_1M:
+        return int(ProtocolFlag.MDS_1M), MAX_DATA_BYTES_1M
+    if offered & ProtocolFlag.MDS_256K:
+        return int(ProtocolFlag.MDS_256K), MAX_DATA_BYTES_256K
+    return 0, MAX_DATA_BYTES
+
+
+def _macro_lists(wish: Wish) -> tuple[tuple[int, bytes], ...]:
+    """Return the lists in ascending order of their stage, as libmilter sends them."""
+    lists = []
+    for step, names in wish.macros:
+        stage = STEPS[step].macro_stage
+        if stage is not None:
+            lists.append((int(stage), to_bytes(" ".join(names))))
+    return tuple(sorted(lists))
