@@ -1,0 +1,141 @@
+"""Numbers that all processes of a server can read: one slot of shared memory per worker, no locks.
+
+The memory is made by the master before the first fork and has no name, so nothing of it outlives the server. A slot has
+one writer at a time: the worker that lives in it; before its birth and after its death the master. Everybody else only
+reads. Every number is one aligned word of 64 bits, so a reader sees either the old or the new value of a word; two
+words read one after the other may be from different moments, which is good enough for balancing and for display.
+"""
+
+import mmap
+from enum import IntEnum
+from typing import Final
+
+CAPACITY: Final = 4096
+"""Slots that a server makes; untouched ones cost no memory. Two generations of the most workers allowed fit."""
+
+_WORDS_PER_SLOT: Final = 16  # 128 bytes: two cache lines of its own, so that workers do not slow each other down
+_WORD_BYTES: Final = 8
+
+
+class _Word(IntEnum):
+    """Places of the numbers within a slot."""
+
+    PID = 0
+    GENERATION = 1
+    LISTENING = 2
+    CONNECTIONS = 3
+    ACCEPTED = 4
+    MESSAGES = 5
+    HEARTBEAT = 6  # a double, all others are unsigned integers
+
+
+class Slots:
+    """Shared numbers of ``count`` workers; a slot is named by its index from 0.
+
+    >>> slots = Slots(8)
+    >>> slots.claim(2, pid=4711, generation=1)
+    >>> slots.set_listening(2, True); slots.set_connections(2, 10)
+    >>> slots.active(), slots.mean_connections(), slots.least_loaded()
+    ([2], 10.0, 2)
+    """
+
+    def __init__(self, count: int = CAPACITY) -> None:
+        """Make the memory; to be called before the first fork."""
+        self.count = count
+        # One slot more, in front: its first word says how many slots have ever been in use, so that readers need not
+        # scan thousands of empty ones. Only the master writes it.
+        self._map = mmap.mmap(-1, (count + 1) * _WORDS_PER_SLOT * _WORD_BYTES)
+        view = memoryview(self._map)
+        self._words = view.cast("Q")
+        self._clocks = view.cast("d")
+
+    def _at(self, slot: int, word: _Word) -> int:
+        if not 0 <= slot < self.count:
+            raise IndexError(f"slot {slot} of {self.count}")
+        return (slot + 1) * _WORDS_PER_SLOT + word
+
+    # The master's, while no worker lives in the slot.
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot, before the birth or after the death of its worker."""
+        start = self._at(slot, _Word.PID)
+        for word in range(start, start + _WORDS_PER_SLOT):
+            self._words[word] = 0
+        self._words[0] = max(self._words[0], slot + 1)
+
+    # The worker's, in its own slot.
+
+    def claim(self, slot: int, *, pid: int, generation: int) -> None:
+        """Say who lives here; from now on the slot is one of ``active()``."""
+        self._words[self._at(slot, _Word.GENERATION)] = generation
+        self._words[self._at(slot, _Word.PID)] = pid
+        if self._words[0] <= slot:  # only without a master, as in a test
+            self._words[0] = slot + 1
+
+    def set_listening(self, slot: int, listening: bool) -> None:
+        """Say whether this worker takes new connections: true from READY to the drain, however busy it is."""
+        self._words[self._at(slot, _Word.LISTENING)] = listening
+
+    def set_connections(self, slot: int, number: int) -> None:
+        """Publish the number of connections open now."""
+        self._words[self._at(slot, _Word.CONNECTIONS)] = number
+
+    def set_accepted(self, slot: int, number: int) -> None:
+        """Publish the number of connections accepted since the worker started."""
+        self._words[self._at(slot, _Word.ACCEPTED)] = number
+
+    def set_messages(self, slot: int, number: int) -> None:
+        """Publish the number of messages that had a verdict since the worker started."""
+        self._words[self._at(slot, _Word.MESSAGES)] = number
+
+    def beat(self, slot: int, now: float) -> None:
+        """Publish that the loop turned at ``now`` (``time.monotonic()``)."""
+        self._clocks[self._at(slot, _Word.HEARTBEAT)] = now
+
+    # Everybody's.
+
+    def pid(self, slot: int) -> int:
+        """Return the process that lives in the slot, 0 if none."""
+        return self._words[self._at(slot, _Word.PID)]
+
+    def generation(self, slot: int) -> int:
+        """Return the generation of the worker, from 1; each reload starts a new one."""
+        return self._words[self._at(slot, _Word.GENERATION)]
+
+    def listening(self, slot: int) -> bool:
+        """Tell whether the worker takes new connections."""
+        return bool(self._words[self._at(slot, _Word.LISTENING)])
+
+    def connections(self, slot: int) -> int:
+        """Return the number of connections that the worker has open."""
+        return self._words[self._at(slot, _Word.CONNECTIONS)]
+
+    def accepted(self, slot: int) -> int:
+        """Return the number of connections that the worker accepted since it started."""
+        return self._words[self._at(slot, _Word.ACCEPTED)]
+
+    def messages(self, slot: int) -> int:
+        """Return the number of messages that had a verdict since the worker started."""
+        return self._words[self._at(slot, _Word.MESSAGES)]
+
+    def heartbeat(self, slot: int) -> float:
+        """Return when the loop of the worker last turned (``time.monotonic()``), 0.0 if never."""
+        return self._clocks[self._at(slot, _Word.HEARTBEAT)]
+
+    def active(self) -> list[int]:
+        """Return the slots in which a worker lives."""
+        return [slot for slot in range(self._words[0]) if self.pid(slot)]
+
+    def _loads(self) -> list[tuple[int, int]]:
+        """Return (connections, slot) of every worker that takes new connections."""
+        return [(self.connections(slot), slot) for slot in self.active() if self.listening(slot)]
+
+    def mean_connections(self) -> float:
+        """Return the mean number of connections of the workers that take new ones; 0.0 if there is none."""
+        loads = self._loads()
+        return sum(connections for connections, _ in loads) / len(loads) if loads else 0.0
+
+    def least_loaded(self) -> int | None:
+        """Return the slot of the worker with the fewest connections that takes new ones (ties: the lowest slot)."""
+        loads = self._loads()
+        return min(loads)[1] if loads else None
