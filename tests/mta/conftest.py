@@ -1,0 +1,85 @@
+"""One Postfix and one Sendmail for the whole run; tests start their filters behind one milter port."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from .lab import Mta, Postfix, Sendmail, Sink, free_port, missing_for_postfix, missing_for_sendmail, required
+
+_MISSING = {"postfix": missing_for_postfix, "sendmail": missing_for_sendmail}
+_skipped: dict[str, str] = {}
+
+
+def need(name: str) -> None:
+    """Fail, or skip where nobody insists, when an MTA cannot run here."""
+    reasons = _MISSING[name]()
+    if not reasons:
+        return
+    text = f"{name} cannot run here: {'; '.join(reasons)} (see tests/mta/install.sh)"
+    if required():
+        pytest.fail(text)
+    _skipped[name] = text
+    pytest.skip(text)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below this directory is marked `mta`."""
+    for item in items:
+        if __package__ is not None and item.path.parent.name == __package__.rpartition(".")[2]:
+            item.add_marker(pytest.mark.mta)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was skipped without being asked for it."""
+    for text in _skipped.values():
+        terminalreporter.section("MTA TESTS SKIPPED", sep="!", yellow=True)
+        terminalreporter.line(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows the end of the log of its MTA."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("mta")
+    if report.failed and isinstance(running, Mta):
+        report.sections.append((f"log of {running.name}", running.log()[-4000:]))
+    return report
+
+
+@pytest.fixture(scope="session")
+def sink() -> Iterator[Sink]:
+    """Where both MTAs deliver to."""
+    with Sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def milter_port() -> int:
+    """The port at which both MTAs expect a filter."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def postfix(sink: Sink, milter_port: int) -> Iterator[Mta]:
+    """Postfix with the filter at `milter_port`."""
+    need("postfix")
+    with Postfix(sink, [f"inet:{milter_port}@127.0.0.1"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sendmail(sink: Sink, milter_port: int) -> Iterator[Mta]:
+    """Sendmail with the filter at `milter_port`."""
+    need("sendmail")
+    with Sendmail(sink, [f"inet:{milter_port}@127.0.0.1"]) as running:
+        yield running
+
+
+@pytest.fixture(params=["postfix", "sendmail"])
+def mta(request: pytest.FixtureRequest) -> Mta:
+    """Each of the two."""
+    running = request.getfixturevalue(request.param)
+    assert isinstance(running, Mta)
+    return running
