@@ -13,7 +13,7 @@ from types import TracebackType
 from .environment import LabError
 
 _PATH = re.compile(rb"^(?:FROM|TO):\s*<([^>]*)>\s*(.*)$", re.IGNORECASE)
-# What no server but a recent one offers (SMTPUTF8) too: an MTA must not bounce or convert what a filter made of a message.
+# SMTPUTF8 and 8BITMIME: an MTA must neither bounce nor convert what a filter made of a message.
 _EXTENSIONS = (b"PIPELINING", b"SIZE", b"8BITMIME", b"DSN", b"SMTPUTF8", b"ENHANCEDSTATUSCODES")
 _GREETING = b"250-sink.lab.test\r\n" + b"".join(b"250-%b\r\n" % name for name in _EXTENSIONS) + b"250 HELP\r\n"
 
