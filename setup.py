@@ -20,12 +20,16 @@ DIRECTIVES = {
     "linetrace": DEBUG,
 }
 
-codec = Extension(
-    "fastmilter._codec",
-    ["fastmilter/_codec.pyx"],
-    extra_compile_args=["-Wall", "-Wextra", "-O0" if DEBUG else "-O2", *SANITIZE],
-    extra_link_args=SANITIZE,
-    define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
-)
+# The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
+extensions = [
+    Extension(
+        f"fastmilter.{name}",
+        [f"fastmilter/{name}.pyx"],
+        extra_compile_args=["-Wall", "-Wextra", "-O0" if DEBUG else "-O2", *SANITIZE],
+        extra_link_args=SANITIZE,
+        define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
+    )
+    for name in ("_messages", "_codec")
+]
 
-setup(ext_modules=cythonize([codec], compiler_directives=DIRECTIVES, annotate=DEBUG))
+setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, annotate=DEBUG))

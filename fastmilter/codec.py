@@ -1,7 +1,7 @@
-"""Messages of the milter protocol and the bytes they are on the wire, for both sides: level 3, without any state.
+"""Messages of the milter protocol and the bytes they are on the wire, for both sides, without any state.
 
-A message is a small frozen object; its fields are ``bytes``, as the wire has them. ``encode`` makes a packet of it, ready
-to send; a decoder takes a stream in pieces of any size and yields the messages that are complete:
+A message is a small frozen object; its fields are ``bytes``, as the wire has them. ``encode`` makes a packet of it,
+ready to send; a decoder takes a stream in pieces of any size and yields the messages that are complete:
 
 >>> from fastmilter.codec import CommandDecoder, Continue, Header, encode
 >>> encode(Continue())
@@ -24,7 +24,8 @@ sent is ``InvalidMessage``. Whether a message may come at this point of a sessio
 
 from typing import TypeAlias
 
-from fastmilter._codec import (
+from fastmilter._codec import CommandDecoder, ResponseDecoder, decode_command, decode_response, encode
+from fastmilter._messages import (
     Abort,
     Accept,
     AddHeader,
@@ -32,7 +33,6 @@ from fastmilter._codec import (
     Body,
     ChangeHeader,
     ChangeSender,
-    CommandDecoder,
     Connect,
     ConnectionFail,
     Continue,
@@ -55,14 +55,10 @@ from fastmilter._codec import (
     Reject,
     ReplaceBody,
     ReplyCode,
-    ResponseDecoder,
     Shutdown,
     Skip,
     TempFail,
     Unknown,
-    decode_command,
-    decode_response,
-    encode,
 )
 
 __all__ = [
