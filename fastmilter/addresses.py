@@ -78,7 +78,7 @@ class Address(str):
         self.raw = raw
         return self
 
-    def __getnewargs__(self) -> tuple[bytes]:
+    def __getnewargs__(self) -> tuple[bytes]:  # type: ignore[override]
         """Let copies and pickles be made from the bytes."""
         return (self.raw,)
 

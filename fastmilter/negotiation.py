@@ -32,6 +32,8 @@ from fastmilter.constants import (
 )
 from fastmilter.errors import NotNegotiated, RemoteProtocolError
 
+NO_ACTIONS: Final = Action(0)
+
 STEP_NUMBERS: Final[dict[Step, int]] = {step: number for number, step in enumerate(STEPS)}
 """Each step's place in the tuples of an ``Agreement``."""
 
@@ -77,7 +79,7 @@ class Wish:
     """
 
     actions: Action = ALL_ACTIONS
-    requires: Action = Action(0)
+    requires: Action = NO_ACTIONS
     never: frozenset[Step] = frozenset()
     no_reply: frozenset[Step] = frozenset()
     rejected_recipients: bool = False

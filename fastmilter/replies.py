@@ -87,7 +87,7 @@ SKIP: Final = Verdict(VerdictKind.SKIP, packet=codec.encode(codec.Skip()))
 """No more of this step for this message (SMFIS_SKIP): for instance no more pieces of the body."""
 
 
-class Answer(Exception):  # noqa: N818 - it is control flow, as StopIteration is
+class Answer(Exception):
     """Raise it from any depth of a callback to answer with ``verdict``; edits made so far are kept.
 
     >>> raise Answer(REJECT)

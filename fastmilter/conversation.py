@@ -1,0 +1,535 @@
+"""A session and its filter: events become callbacks, results become answers.
+
+The conversation never calls user code itself. A driver asks ``next_call()`` what to run, runs it in its own way (in
+the loop, in a thread, on asyncio) and hands back the outcome with ``returned()`` or ``failed()``, until there is
+nothing left to run; then it sends what is in ``session.out`` and ``session.tail``::
+
+    while (call := conversation.next_call()) is not None:
+        function, arguments = call
+        try:
+            result = function(*arguments)
+        except Exception as error:
+            conversation.failed(error)
+        else:
+            conversation.returned(result)
+
+Every outcome leads to an answer: a callback that raises, or returns what is no verdict, is reported to the host and
+answered by ``on_error`` or ``error_verdict``, and its own edits are dropped.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+from types import SimpleNamespace
+from typing import Any, Final, Protocol
+
+from fastmilter import codec
+from fastmilter.addresses import Address, Params, to_text
+from fastmilter.constants import Step
+from fastmilter.edits import body_packets, compose, discard
+from fastmilter.errors import FastmilterError
+from fastmilter.filter import Filter
+from fastmilter.macros import STAGE_OF_LETTER, Macros
+from fastmilter.message import Connection, Message
+from fastmilter.negotiation import Wish, negotiate
+from fastmilter.plan import Plan
+from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
+from fastmilter.session import (
+    ADMISSIBLE,
+    BODY,
+    DATA,
+    END_OF_HEADERS,
+    END_OF_MESSAGE,
+    HEADER,
+    MAIL,
+    RCPT,
+    STEP_NAMES,
+    Closed,
+    Dropped,
+    Event,
+    OutOfOrder,
+    Session,
+    offer_of,
+)
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""What a driver has to run: a function and its arguments."""
+
+
+class Host(Protocol):
+    """What a driver does for its conversations."""
+
+    messages: int
+    """How many messages had their verdict."""
+
+    def callback_failed(self, conversation: "Conversation", callback: str, error: BaseException) -> None:
+        """Log a callback that raised, once, with its traceback."""
+
+    def complain(self, conversation: "Conversation", text: str) -> None:
+        """Log a fault of the filter's author or an oddity of the peer."""
+
+    def transmit(self, conversation: "Conversation") -> None:
+        """Send what is in ``session.out`` now."""
+
+
+class _Purpose(Enum):
+    """What the call in work is for."""
+
+    STEP = auto()
+    ERROR = auto()  # on_error, in place of a callback that raised
+    LAST_CHUNK = auto()  # on_body for data that came with the end of the message
+    MAKE = auto()  # the filter object
+    NEGOTIATE = auto()
+    NOTICE = auto()  # the result means nothing
+    MESSAGE_END = auto()  # on_message_end, after which the message is gone
+    CLOSE = auto()  # on_close, after which the filter object is gone
+
+
+class Conversation:
+    """One milter connection and, for each SMTP connection on it, one object of the filter class."""
+
+    __slots__ = (
+        "_held",
+        "_host",
+        "_interrupted",
+        "_mark",
+        "_name",
+        "_purpose",
+        "_recipient",
+        "_skipped",
+        "_todo",
+        "connection",
+        "filter",
+        "message",
+        "plan",
+        "session",
+    )
+
+    def __init__(self, plan: Plan, host: Host) -> None:
+        """Begin a connection for the filter class of ``plan``."""
+        self.plan = plan
+        self.session = Session()
+        self.filter: Filter[SimpleNamespace] | None = None
+        self.connection: Connection | None = None
+        self.message: Message[SimpleNamespace] | None = None
+        self._host = host
+        self._purpose = _Purpose.NOTICE
+        self._name = ""  # the callback in work
+        self._mark = 0  # how many edits there were before the callback in work
+        self._held: Event | None = None  # an event that waits for the filter object to be made
+        self._todo: list[tuple[_Purpose, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
+        self._skipped = 0  # steps answered SKIP in this message, a bit each
+        self._interrupted = _Purpose.STEP  # what on_error answers for
+        self._recipient: codec.RcptTo | None = None  # the recipient that on_rcpt looks at
+
+    def _complain(self, text: str) -> None:
+        self._host.complain(self, text)
+
+    @property
+    def macros(self) -> Macros:
+        """The macros of the connection and of the message in work."""
+        return Macros(self.session.stages) if self.message is None else self.message.macros
+
+    @property
+    def queue_id(self) -> str | None:
+        """The queue id of the message in work, for the log."""
+        return None if self.message is None else self.message.queue_id
+
+    def progress(self) -> bool:
+        """Tell the MTA that work goes on, if it takes that now; see ``Filter.progress``."""
+        is_postfix = self.connection is not None and self.connection.mta == "postfix"
+        written = self.session.progress(is_postfix)
+        if written:
+            self._host.transmit(self)
+        return written
+
+    # -- what to run ---------------------------------------------------------------------------------------------
+
+    def next_call(self) -> Call | None:
+        """Return what to run next; ``None``: send what there is, and wait for more from the MTA."""
+        while True:
+            if self._todo:
+                call = self._take_up()
+                if call is not None:
+                    return call
+                continue
+            event = self._held
+            if event is None:
+                event = self.session.next_event()
+                if event is None:
+                    return None
+            else:
+                self._held = None
+            call = _HANDLERS[type(event)](self, event)
+            if call is not None:
+                return call
+
+    def _take_up(self) -> Call | None:
+        """Return the next call of ``_todo``, or do what comes in its place if its callback is not overridden."""
+        purpose, name, arguments = self._todo.pop()
+        if self.filter is not None and name in self.plan.overridden:
+            self._purpose, self._name = purpose, name
+            return getattr(self.filter, name), arguments
+        self._noticed(purpose)
+        return None
+
+    def _call(self, name: str, *arguments: Any) -> Call:
+        """Return the call of a step's callback."""
+        self._purpose, self._name = _Purpose.STEP, name
+        message = self.message
+        if message is not None:
+            self._mark = len(message._edits)
+        return getattr(self.filter, name), arguments
+
+    def _needs_filter(self, event: Event) -> Call:
+        """Have the filter object made first; ``event`` comes again then."""
+        self._held = event
+        self._purpose, self._name = _Purpose.MAKE, "__init__"
+        return self.plan.filter_class, ()
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def _negotiate(self, event: codec.Negotiate) -> Call | None:
+        offer = offer_of(event)
+        if "on_negotiate" in self.plan.overridden:
+            if self.filter is None:
+                return self._needs_filter(event)
+            self._purpose, self._name = _Purpose.NEGOTIATE, "on_negotiate"
+            self._held = event
+            return self.filter.on_negotiate, (offer,)
+        try:
+            self.session.agree(self.plan.agreement(offer))
+        except FastmilterError as error:
+            self.session.refuse(error)
+        return None
+
+    def _agree(self, wish: Wish | None) -> None:
+        """Answer the offer with what ``on_negotiate`` wished for."""
+        event = self._held
+        assert isinstance(event, codec.Negotiate)
+        self._held = None
+        offer = offer_of(event)
+        try:
+            self.session.agree(self.plan.agreement(offer) if wish is None else negotiate(offer, wish))
+        except FastmilterError as error:
+            self.session.refuse(error)
+
+    def _connect(self, event: codec.Connect) -> Call | None:
+        if "on_connect" in self.plan.overridden and self.filter is None:
+            return self._needs_filter(event)
+        connection = self.connection = Connection(self.session, event)
+        if "on_connect" in self.plan.overridden:
+            return self._call("on_connect", connection.hostname, connection.address)
+        self._conclude(CONTINUE)
+        return None
+
+    def _helo(self, event: codec.Helo) -> Call | None:
+        self._connected()._helo = event.name
+        if "on_helo" in self.plan.overridden:
+            if self.filter is None:
+                return self._needs_filter(event)
+            return self._call("on_helo", to_text(event.name))
+        self._conclude(CONTINUE)
+        return None
+
+    def _connected(self) -> Connection:
+        if self.connection is None:  # a peer may leave CONNECT out
+            self.connection = Connection(self.session, None)
+        return self.connection
+
+    def _mail(self, event: codec.MailFrom) -> Call | None:
+        self._connected()
+        session = self.session
+        self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
+        self._skipped = 0
+        if "on_mail" in self.plan.overridden:
+            if self.filter is None:
+                return self._needs_filter(event)
+            return self._call("on_mail", Address(event.sender), Params(map(to_text, event.params)))
+        self._conclude(CONTINUE)
+        return None
+
+    def _rcpt(self, event: codec.RcptTo) -> Call | None:
+        session = self.session
+        if session.agreement.rejected_recipients and self._refused_by_mta():
+            if self.filter is None:
+                return self._needs_filter(event)
+            self._spare()  # whatever the filter says of it, the recipient stays refused
+            arguments = (Address(event.recipient), Params(map(to_text, event.params)), self.macros.get("rcpt_addr", ""))
+            self._todo.append((_Purpose.NOTICE, "on_rejected_rcpt", arguments))
+            return None
+        if self._asks("on_rcpt", RCPT):
+            if self.filter is None:
+                return self._needs_filter(event)
+            self._recipient = event
+            return self._call("on_rcpt", Address(event.recipient), Params(map(to_text, event.params)))
+        if session.kept is None or session.kept.kind is VerdictKind.ACCEPT:
+            self._in_work()._recipients.append(event)
+        self._spare()
+        return None
+
+    def _refused_by_mta(self) -> bool:
+        """Whether the MTA itself refuses the recipient: then {rcpt_mailer} is "error" in the macros of this RCPT."""
+        macros = self.session.stages[STAGE_OF_LETTER[b"R"]]
+        return macros is not None and macros.lookup().get(b"rcpt_mailer") == b"error"
+
+    def _asks(self, name: str, step: int) -> bool:
+        """Whether the callback of a step of the message is to be called."""
+        return name in self.plan.overridden and self.session.kept is None and not self._skipped >> step & 1
+
+    def _in_work(self) -> Message[SimpleNamespace]:
+        message = self.message
+        assert message is not None  # the session shows no step of a message before MAIL
+        return message
+
+    def _spare(self) -> None:
+        """Answer the step in work without its callback."""
+        if self.session.spare():
+            self._ended(self.session.over)
+
+    def _data(self, event: codec.Data) -> Call | None:
+        return self._plain_step(event, "on_data", DATA)
+
+    def _header(self, event: codec.Header) -> Call | None:
+        if self._asks("on_header", HEADER):
+            if self.filter is None:
+                return self._needs_filter(event)
+            self._in_work()._shown.append(event.name)
+            return self._call("on_header", to_text(event.name), to_text(event.value))
+        self._in_work()._shown.append(event.name)  # it counts for the MTA, so it counts for indices
+        self._spare()
+        return None
+
+    def _end_of_headers(self, event: codec.EndOfHeaders) -> Call | None:
+        return self._plain_step(event, "on_end_of_headers", END_OF_HEADERS)
+
+    def _plain_step(self, event: Event, name: str, step: int) -> Call | None:
+        if self._asks(name, step):
+            if self.filter is None:
+                return self._needs_filter(event)
+            return self._call(name)
+        self._spare()
+        return None
+
+    def _body(self, event: codec.Body) -> Call | None:
+        if self._asks("on_body", BODY):
+            if self.filter is None:
+                return self._needs_filter(event)
+            return self._call("on_body", event.chunk)
+        self._spare()
+        return None
+
+    def _end_of_message(self, event: codec.EndOfMessage) -> Call | None:
+        if self.session.kept is not None:
+            self._finish(self.session.kept)
+            return None
+        if event.chunk and self._asks("on_body", BODY):
+            if self.filter is None:
+                return self._needs_filter(event)
+            call = self._call("on_body", event.chunk)
+            self._purpose = _Purpose.LAST_CHUNK
+            self._held = codec.EndOfMessage()
+            return call
+        if "on_end_of_message" in self.plan.overridden:
+            if self.filter is None:
+                return self._needs_filter(event)
+            return self._call("on_end_of_message")
+        self._finish(CONTINUE)
+        return None
+
+    def _unknown(self, event: codec.Unknown) -> Call | None:
+        if "on_unknown" in self.plan.overridden:
+            if self.filter is None:
+                return self._needs_filter(event)
+            return self._call("on_unknown", to_text(event.command))
+        self._conclude(CONTINUE)
+        return None
+
+    def _dropped(self, event: Dropped) -> None:
+        message = self._in_work()
+        discard(message._edits)
+        self._ended(None)
+        self._todo.append((_Purpose.NOTICE, "on_abort", ()))  # comes before on_message_end
+
+    def _out_of_order(self, event: OutOfOrder) -> None:
+        self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
+
+    def _closed(self, event: Closed) -> Call | None:
+        if self.filter is None and "on_close" in self.plan.overridden:
+            return self._needs_filter(event)
+        self._todo.append((_Purpose.CLOSE, "on_close", ()))
+        return None
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def returned(self, result: Any) -> None:
+        """Take what the call returned."""
+        purpose = self._purpose
+        if purpose is _Purpose.STEP:
+            if result is None:
+                self._conclude(CONTINUE)
+            elif isinstance(result, Verdict):
+                self._conclude(result)
+            else:
+                self._refuse_result(result)
+        elif purpose is _Purpose.ERROR:
+            self._purpose = self._interrupted
+            # An on_error that only writes a log must not let unfiltered mail through.
+            self._conclude(result if isinstance(result, Verdict) else self.plan.filter_class.error_verdict)
+        elif purpose is _Purpose.LAST_CHUNK:
+            if result is None or isinstance(result, Verdict):
+                self._conclude(result or CONTINUE)
+            else:
+                self._refuse_result(result)
+        elif purpose is _Purpose.MAKE:
+            self.filter = result
+            result._fastmilter = self
+        elif purpose is _Purpose.NEGOTIATE:
+            if result is None or isinstance(result, Wish):
+                self._agree(result)
+            else:
+                self.failed(TypeError(f"on_negotiate returned {result!r}, which is neither a Wish nor None"))
+        else:
+            self._noticed(purpose)
+
+    def _refuse_result(self, result: Any) -> None:
+        hint = "; it is a coroutine: declare the callback with async def" if hasattr(result, "__await__") else ""
+        self.failed(TypeError(f"{self._name} returned {result!r:.200}, which is neither a verdict nor None{hint}"))
+
+    def failed(self, error: BaseException) -> None:
+        """Take what the call raised."""
+        purpose = self._purpose
+        if isinstance(error, Answer) and purpose in (_Purpose.STEP, _Purpose.LAST_CHUNK, _Purpose.ERROR):
+            self.returned(error.verdict)
+            return
+        self._host.callback_failed(self, self._name, error)
+        if purpose in (_Purpose.STEP, _Purpose.LAST_CHUNK, _Purpose.ERROR):
+            if self.message is not None:
+                self.message._roll_back(self._mark)
+            if purpose is _Purpose.ERROR:
+                self._purpose = self._interrupted
+            elif "on_error" in self.plan.overridden:
+                self._interrupted = purpose
+                self._todo.append((_Purpose.ERROR, "on_error", (Step(self._name.removeprefix("on_")), error)))
+                return
+            self._conclude(self.plan.filter_class.error_verdict)
+        elif purpose in (_Purpose.MAKE, _Purpose.NEGOTIATE):
+            self._begin_failed()
+        else:
+            self._noticed(purpose)
+
+    def _begin_failed(self) -> None:
+        """Go on without a filter object, or without its wish: the MTA gets its answers all the same."""
+        event = self._held
+        verdict = self.plan.filter_class.error_verdict
+        if isinstance(event, codec.Negotiate):
+            self._agree(None)
+            if verdict.kind in ADMISSIBLE[MAIL] and verdict.is_refusal:
+                self.session.kept_for_connection = verdict
+            return
+        self._held = None
+        if isinstance(event, Closed):
+            self._noticed(_Purpose.CLOSE)
+        elif isinstance(event, codec.EndOfMessage):
+            self._finish(verdict)
+        else:
+            self._name = f"on_{STEP_NAMES[self.session.step]}"
+            self._purpose = _Purpose.STEP
+            self._conclude(verdict)
+
+    def _noticed(self, purpose: _Purpose) -> None:
+        if purpose is _Purpose.MESSAGE_END:
+            self.message = None
+        elif purpose is _Purpose.CLOSE:
+            if self.filter is not None:
+                self.filter._fastmilter = None  # else the two would wait for the garbage collector
+                self.filter = None
+            self.connection = None
+
+    def _conclude(self, verdict: Verdict) -> None:
+        """Answer the step in work with ``verdict``."""
+        session = self.session
+        step = session.step
+        kind = verdict.kind
+        if kind not in ADMISSIBLE[step]:
+            self._complain(f"{self._name} gave the verdict {kind}, which is not possible there: answered tempfail")
+            verdict, kind = TEMPFAIL, TEMPFAIL.kind
+        if step == END_OF_MESSAGE:
+            self._conclude_end(verdict)
+            return
+        if kind is VerdictKind.SKIP:
+            self._skipped |= 1 << step
+        if step == RCPT:
+            verdict = self._conclude_rcpt(verdict)
+        if kind is VerdictKind.ACCEPT and MAIL <= step < END_OF_MESSAGE and self._in_work()._edits:
+            session.carry(verdict)
+        elif session.answer(verdict):
+            self._ended(verdict)
+
+    def _conclude_end(self, verdict: Verdict) -> None:
+        if self._purpose is _Purpose.LAST_CHUNK:
+            if verdict.kind in (VerdictKind.CONTINUE, VerdictKind.SKIP):
+                return  # the end of the message itself is held, and comes next
+            self._held = None
+        self._finish(verdict)
+
+    def _conclude_rcpt(self, verdict: Verdict) -> Verdict:
+        recipient, self._recipient = self._recipient, None
+        if not verdict.is_refusal:
+            if recipient is not None:
+                self._in_work()._recipients.append(recipient)
+        elif not self.session.reply_due:
+            self._complain(
+                "on_rcpt refused one recipient but stands under @no_reply: the message is answered tempfail instead"
+            )
+            return TEMPFAIL
+        return verdict
+
+    def _ended(self, verdict: Verdict | None) -> None:
+        message = self._in_work()
+        message._seal()
+        if verdict is not None:
+            self._host.messages += 1
+        self._todo.append((_Purpose.MESSAGE_END, "on_message_end", (verdict,)))
+
+    def _finish(self, verdict: Verdict) -> None:
+        """Answer the end of the message."""
+        message = self._in_work()
+        session = self.session
+        edits = message._edits
+        if verdict.kind is VerdictKind.SKIP:
+            verdict = CONTINUE
+        if not edits:
+            session.finish(verdict)
+        elif verdict.is_refusal or verdict.kind is VerdictKind.DISCARD:
+            if message._wants_quarantine():
+                self._complain(f"the message was to be quarantined, but the verdict {verdict.kind} wins")
+            discard(edits)
+            session.finish(verdict)
+        else:
+            shown = message._shown if session.agreement.headers_shown else None
+            composed = compose(edits, shown, appends_in_place=self._connected().mta != "postfix")
+            foot = [*composed.foot, verdict.packet]
+            if composed.body is None:
+                session.finish(verdict, composed.head + foot)
+            else:
+                packets = body_packets(composed.body, session.agreement.max_data, b"".join(foot))
+                session.finish(verdict, composed.head, packets)
+        self._ended(verdict)
+
+
+_HANDLERS: Final[dict[type, Callable[[Any, Any], Call | None]]] = {
+    codec.Negotiate: Conversation._negotiate,
+    codec.Connect: Conversation._connect,
+    codec.Helo: Conversation._helo,
+    codec.MailFrom: Conversation._mail,
+    codec.RcptTo: Conversation._rcpt,
+    codec.Data: Conversation._data,
+    codec.Header: Conversation._header,
+    codec.EndOfHeaders: Conversation._end_of_headers,
+    codec.Body: Conversation._body,
+    codec.EndOfMessage: Conversation._end_of_message,
+    codec.Unknown: Conversation._unknown,
+    Dropped: Conversation._dropped,
+    OutOfOrder: Conversation._out_of_order,
+    Closed: Conversation._closed,
+}

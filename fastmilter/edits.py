@@ -1,0 +1,253 @@
+"""What a filter wants changed in a message: checked when it is asked for, put in order when the message ends.
+
+Postfix and Sendmail number header fields differently while changes are applied (Postfix renumbers after a deletion,
+Sendmail keeps the slot; an addition goes to the end on Postfix and before the first field of its name on Sendmail).
+So that both give the same result, indices count the fields as the filter was shown them, changes and deletions go out
+first and within a name the highest index first, then insertions and additions in call order, then the envelope, the
+body and the quarantine.
+
+Sources: Postfix ``src/cleanup/cleanup_milter.c``, Sendmail ``sendmail/milter.c`` (milter_addheader,
+milter_changeheader) and ``sendmail/headers.c`` (insheader); ``libmilter/smfi.c``.
+"""
+
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Final
+
+from fastmilter import codec
+from fastmilter.addresses import to_bytes
+from fastmilter.constants import MAX_DATA_BYTES, MAX_HEADER_INDEX
+from fastmilter.replies import TEMPFAIL
+
+BodySource = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes]
+"""What ``replace_body`` takes."""
+
+SPOOL_MEMORY_BYTES: Final = 1 << 20
+"""How much of a new body is held in memory before it goes into a temporary file."""
+
+APPEND_INDEX: Final = 10000
+"""An index for INSHEADER that is beyond the end of every header section, and no large number to either MTA."""
+
+_FIELD_NAME = re.compile(rb"[!-9;-~]+")  # RFC 5322 section 3.6.8: printable ASCII without the colon
+_NOT_FOLDING = re.compile(rb"\n(?![ \t])")
+
+
+def field_name(name: str | bytes) -> bytes:
+    """Return the name of a header field; ``ValueError`` unless it is printable ASCII without colon and space."""
+    encoded = to_bytes(name) if isinstance(name, str) else name
+    if not isinstance(encoded, bytes) or not _FIELD_NAME.fullmatch(encoded):
+        raise ValueError(f"header field name {name!r} must be printable ASCII without colon and space")
+    return encoded
+
+
+def field_value(name: bytes, value: str | bytes) -> bytes:
+    """Return the value of a header field as both MTAs take it: folded with LF and white space.
+
+    One newline at the end is dropped. ``ValueError`` for NUL, bare CR, a newline that is not folding, and a field
+    that does not fit a packet.
+    """
+    if not isinstance(value, str | bytes):
+        raise ValueError(f"the value of {name!r} must be str or bytes, not {type(value).__name__}")
+    encoded = to_bytes(value) if isinstance(value, str) else value
+    if b"\r" in encoded:
+        encoded = encoded.replace(b"\r\n", b"\n")  # Postfix and Sendmail would deliver CR CR LF
+    if encoded[-1:] == b"\n":
+        encoded = encoded[:-1]
+    for wrong, what in ((b"\0", "a NUL"), (b"\r", "a bare CR")):
+        if wrong in encoded:
+            raise ValueError(f"the value of {name.decode()} contains {what}")
+    if _NOT_FOLDING.search(encoded):
+        raise ValueError(
+            f"the value of {name.decode()} contains a newline that is not folding: a space or tab must follow it"
+        )
+    if len(name) + len(encoded) + len("....\0\0") > MAX_DATA_BYTES:
+        raise ValueError(f"the field {name.decode()} has {len(encoded)} bytes and does not fit a packet")
+    return encoded
+
+
+def header_index(index: int, lowest: int) -> int:
+    """Return an index that both MTAs understand; ``ValueError`` outside ``lowest`` to 2147483647."""
+    if isinstance(index, bool) or not isinstance(index, int) or not lowest <= index <= MAX_HEADER_INDEX:
+        raise ValueError(f"index {index!r} must be a number from {lowest} to {MAX_HEADER_INDEX}")
+    return index
+
+
+@dataclass(frozen=True, slots=True)
+class SetHeader:
+    """Change the field number ``index`` (from 1) of that name; ``value`` ``None`` deletes it."""
+
+    name: bytes
+    index: int
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteHeaders:
+    """Delete every field of that name."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AppendHeader:
+    """Add a field after all others."""
+
+    name: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewBody:
+    """Replace the body."""
+
+    source: bytes | IO[bytes]
+
+
+Edit = (
+    SetHeader
+    | DeleteHeaders
+    | AppendHeader
+    | NewBody
+    | codec.InsertHeader
+    | codec.AddRecipient
+    | codec.DeleteRecipient
+    | codec.ChangeSender
+    | codec.Quarantine
+)
+
+
+def spooled(source: BodySource) -> bytes | IO[bytes]:
+    """Return a new body as bytes, or drained into a temporary file; errors of ``source`` come through.
+
+    ``TypeError`` for ``str`` and for what yields anything but bytes.
+    """
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, str):
+        raise TypeError("a body must be bytes, not str: encode it first")
+    read = getattr(source, "read", None)
+    if read is None and not isinstance(source, Iterable):
+        raise TypeError(f"a body must be bytes, a binary file or an iterable of bytes, not {type(source).__name__}")
+    pieces = iter(lambda: read(MAX_DATA_BYTES), b"") if read is not None else iter(source)
+    spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES)  # noqa: SIM115 - closed when it was sent
+    try:
+        for piece in pieces:
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise TypeError(f"a body must be made of bytes, not {type(piece).__name__}")
+            spool.write(piece)
+    except BaseException:
+        spool.close()
+        raise
+    return spool
+
+
+def discard(edits: Iterable[Edit]) -> None:
+    """Let go of what ``edits`` hold open."""
+    for edit in edits:
+        if isinstance(edit, NewBody) and not isinstance(edit.source, bytes):
+            edit.source.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Edits as they go on the wire: ``head``, then the body's packets from ``body``, then ``foot``."""
+
+    head: list[bytes]
+    body: bytes | IO[bytes] | None
+    foot: list[bytes]
+
+
+def compose(edits: list[Edit], shown: list[bytes] | None, appends_in_place: bool) -> Composed:
+    """Put ``edits`` in order.
+
+    ``shown``: the names of the header fields that the filter was shown, ``None`` if it asked for none.
+    ``appends_in_place``: the MTA puts an added field where one of that name is (Sendmail) instead of at the end.
+    """
+    counts = Counter(name.lower() for name in shown) if shown is not None else None
+    settled, additions = _settle(edits, counts)
+    head = [
+        codec.encode(codec.ChangeHeader(edit.index, edit.name, edit.value or b""))
+        for fields in settled.values()
+        for _, edit in sorted(fields.items(), reverse=True)
+    ]
+    present = set(counts or ())
+    for addition in additions:
+        if isinstance(addition, AppendHeader):
+            in_the_way = appends_in_place and addition.name.lower() in present
+            head.append(
+                codec.encode(
+                    codec.InsertHeader(APPEND_INDEX, addition.name, addition.value)
+                    if in_the_way
+                    else codec.AddHeader(addition.name, addition.value)
+                )
+            )
+        else:
+            head.append(codec.encode(addition))
+        present.add(addition.name.lower())
+
+    body: bytes | IO[bytes] | None = None
+    foot: list[bytes] = []
+    for edit in edits:
+        if isinstance(edit, codec.AddRecipient | codec.DeleteRecipient | codec.ChangeSender):
+            head.append(codec.encode(edit))
+        elif isinstance(edit, NewBody):
+            body = edit.source
+        elif isinstance(edit, codec.Quarantine):
+            foot = [codec.encode(edit)]
+    discard(edit for edit in edits if isinstance(edit, NewBody) and edit.source is not body)
+    return Composed(head, body, foot)
+
+
+_Settled = dict[bytes, dict[int, SetHeader]]
+_Additions = list[AppendHeader | codec.InsertHeader]
+
+
+def _settle(edits: Iterable[Edit], counts: "Counter[bytes] | None") -> tuple[_Settled, _Additions]:
+    """Let the last change of each field win, and turn changes of fields that are not there into additions."""
+    settled: _Settled = {}
+    additions: _Additions = []
+    for edit in edits:
+        if isinstance(edit, AppendHeader | codec.InsertHeader):
+            additions.append(edit)
+        elif isinstance(edit, DeleteHeaders):
+            there = 0 if counts is None else counts[edit.name.lower()]
+            settled[edit.name.lower()] = {n: SetHeader(edit.name, n, None) for n in range(1, there + 1)}
+        elif isinstance(edit, SetHeader):
+            key = edit.name.lower()
+            if counts is None or edit.index <= counts[key]:
+                settled.setdefault(key, {})[edit.index] = edit
+            elif edit.value is not None:
+                # Postfix would append it, Sendmail put it before the first of that name and shift the others.
+                additions.append(AppendHeader(edit.name, edit.value))
+    return settled, additions
+
+
+def body_packets(source: bytes | IO[bytes], chunk_bytes: int, foot: bytes) -> Iterator[bytes]:
+    """Yield the packets of a new body, one run of them as Postfix demands, then ``foot``.
+
+    ``foot`` ends with the verdict. If the body cannot be read to its end, TEMPFAIL takes the place of ``foot``:
+    edits have left by then, and the message must not be delivered half changed.
+    """
+    try:
+        if isinstance(source, bytes):
+            view = memoryview(source)
+            for start in range(0, len(view) or 1, chunk_bytes):  # an empty body is one empty packet
+                yield codec.encode(codec.ReplaceBody(bytes(view[start : start + chunk_bytes])))
+        else:
+            source.seek(0, os.SEEK_SET)
+            chunk = source.read(chunk_bytes)
+            yield codec.encode(codec.ReplaceBody(chunk))
+            while chunk := source.read(chunk_bytes):
+                yield codec.encode(codec.ReplaceBody(chunk))
+    except OSError:
+        foot = TEMPFAIL.packet
+    finally:
+        if not isinstance(source, bytes):
+            source.close()
+    yield foot

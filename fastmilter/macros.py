@@ -1,0 +1,94 @@
+"""Macros: what the MTA tells beside each step, with libmilter's lifetime and look-up order.
+
+A MACRO packet replaces the whole set of its step; an empty one leaves the old set. A step clears the sets of the
+steps after it, so a value lives exactly as long as what it describes. The sets stay raw until somebody asks.
+
+Sources: ``libmilter/engine.c`` (st_macros, mi_clr_macros), ``libmilter/smfi.c`` (smfi_getsymval).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from fastmilter import codec
+from fastmilter.addresses import to_bytes, to_text
+
+Stages = Sequence[codec.Macros | None]
+"""The macro sets of a session, one per stage in the order of ``STAGE_OF_LETTER``."""
+
+STAGE_OF_LETTER: Final[dict[bytes, int]] = {b"C": 0, b"H": 1, b"M": 2, b"R": 3, b"T": 4, b"N": 5, b"E": 6}
+"""Where each set is kept. Postfix sends sets for L, B and U too; libmilter ignores them, and so do we."""
+
+NO_STAGES: Final[Stages] = (None,) * 7
+"""The sets of a session that was sent none; a tuple that idle connections share."""
+
+CONNECTION_STAGES: Final = 2
+"""How many of the sets describe the connection (CONNECT, HELO); the others describe a message."""
+
+_MAIL: Final = STAGE_OF_LETTER[b"M"]
+
+
+def stored(stages: Stages, macros: codec.Macros) -> Stages:
+    """Return ``stages`` after a MACRO packet.
+
+    Sets of CONNECT, HELO and MAIL come before the message they belong to has begun: they go into a new list, so that
+    the message before keeps its own. Later ones go into the list of the message in work.
+    """
+    stage = STAGE_OF_LETTER.get(macros.command)
+    if stage is None or not macros:
+        return stages
+    changed = list(stages) if stage <= _MAIL or not isinstance(stages, list) else stages
+    changed[stage] = macros
+    return changed
+
+
+def cleared(stages: Stages, first: int) -> Stages:
+    """Return ``stages`` without the sets from ``first`` on: what CONNECT, HELO and MAIL do, in a new list."""
+    return [*stages[:first], *NO_STAGES[first:]]
+
+
+def clear(stages: Stages, first: int) -> None:
+    """Take the sets from ``first`` on out of ``stages`` itself: what RCPT does within a message."""
+    if isinstance(stages, list):
+        stages[first:] = NO_STAGES[first:]
+
+
+class Macros(Mapping[str, str]):
+    """A read-only view of macro sets: the latest step first, braces optional.
+
+    ``macros["i"]`` raises ``KeyError`` if the MTA sent no such macro (smfi_getsymval).
+
+    >>> sets = [codec.Macros(b"C", ((b"{client_port}", b"25"), (b"j", b"mx.example")))]
+    >>> macros = Macros(sets)
+    >>> macros["client_port"], macros["{j}"], macros.get("i")
+    ('25', 'mx.example', None)
+    """
+
+    __slots__ = ("_stages",)
+
+    def __init__(self, stages: Stages) -> None:
+        """View ``stages``, which may still change."""
+        self._stages = stages
+
+    def __getitem__(self, name: str) -> str:
+        """Return the value that the latest step gave."""
+        bare = name[1:-1] if name[:1] == "{" and name[-1:] == "}" else name
+        key = to_bytes(bare)
+        for macros in reversed(self._stages):
+            if macros is not None:
+                value = macros.lookup().get(key)
+                if value is not None:
+                    return to_text(value)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield each name once, without braces, earliest step first."""
+        names = {name: None for macros in self._stages if macros is not None for name in macros.lookup()}
+        return map(to_text, names)
+
+    def __len__(self) -> int:
+        """Return how many different macros there are."""
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        """Return the macros as a dictionary shows them."""
+        return f"Macros({dict(self)!r})"

@@ -1,0 +1,433 @@
+"""One worker process: a select-based loop over its connections, callbacks run in the loop.
+
+Per wake of a connection there is one receive and one send, however many packets came; every complete packet of a
+receive is worked off before the next one. A connection whose MTA does not read is not read either until it does.
+
+What waits where: the listeners (shared with all workers), the connections, and the channel to the master. There are
+no threads and no signals here: orders come through the channel, and its end says that the master died.
+
+Errors end in three places: a callback's in ``_run_calls`` (answered by the conversation), a connection's in
+``_handle`` (that connection closes), and everything else in the process, which the master replaces.
+"""
+
+import contextlib
+import errno
+import gc
+import inspect
+import logging
+import os
+import socket
+import time
+from typing import Any, Final
+
+from fastmilter.conversation import Conversation
+from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
+from fastmilter.filter import Filter
+from fastmilter.plan import build_options
+from fastmilter.server import channel as master_channel
+from fastmilter.server.poller import READ, WRITE, best_poller
+from fastmilter.server.settings import Settings
+from fastmilter.server.slots import Slots
+from fastmilter.server.titles import mark_draining
+from fastmilter.session import Phase
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES: Final = 1 << 16
+"""Size of the one receive buffer of a worker: a fresh large buffer for each receive would cost a factor 3."""
+
+SEND_BYTES: Final = 1 << 18
+"""How much of a replaced body is put together for one send."""
+
+TICK_S: Final = 1.0
+"""How often, at most, the loop turns without an event: heartbeat, time-outs, balance."""
+
+ACCEPT_PAUSE_S: Final = 0.5
+"""How long no connection is accepted after descriptors or memory ran out."""
+
+LEAVE_ABOVE: Final = 1.125
+"""A worker with more than this times the mean of connections leaves the listeners to the others."""
+
+FINAL_GRACE_S: Final = 5.0
+"""How long messages that are past DATA may go on after the last limit of a drain."""
+
+EXIT_DRAINED: Final = 0
+
+_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NOT_NOW: Final = (BlockingIOError, InterruptedError)
+
+
+class Link(Conversation):
+    """A conversation with its socket."""
+
+    __slots__ = ("is_tcp", "last_read", "sock", "unsent")
+
+    def __init__(self, worker: "Worker", sock: socket.socket, now: float) -> None:
+        super().__init__(worker.plan, worker)
+        self.sock = sock
+        self.is_tcp = sock.family != socket.AF_UNIX
+        self.last_read = now
+        self.unsent: memoryview | None = None
+
+
+class Worker:
+    """A process that serves connections; made after the fork, in the child."""
+
+    def __init__(
+        self,
+        filter_class: type[Filter[Any]],
+        settings: Settings,
+        listeners: list[socket.socket],
+        channel: socket.socket,
+        slots: Slots,
+        slot: int,
+    ) -> None:
+        """Take what the master hands over; ``run`` does the rest."""
+        self.plan = filter_class._fastmilter_plan
+        self.messages = 0
+        self._filter_class = filter_class
+        self._settings = settings
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._channel = channel
+        self._reader = master_channel.Reader()
+        self._slots = slots
+        self._slot = slot
+        self._links: dict[int, Link] = {}
+        self._poller = best_poller()
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._listening = False
+        self._accepted = 0
+        self._accept_again_at: float | None = None
+        self._next_tick = 0.0
+        self._next_sweep = 0.0
+        self._sweep_s = min(settings.negotiation_timeout, settings.packet_timeout, settings.idle_timeout, 20.0) / 4
+        self._drain_limits: tuple[float, ...] | None = None  # moments at which the tiers of a drain end
+        self._stop_now = False
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until the master says otherwise; return the exit status of the process.
+
+        Raises ``ConfigError`` if the filter cannot be used; what ``worker_started`` raises comes through.
+        """
+        self._start_filter()
+        self._poller.add(self._channel.fileno())
+        self._slots.set_listening(self._slot, True)
+        self._listen()
+        gc.collect()
+        gc.freeze()  # what was imported is never looked at again, and stays shared with the other workers
+        master_channel.send(self._channel, master_channel.Ready())
+        while not self._finished():
+            self._turn()
+        self._close_all()
+        result = self._filter_class.worker_stopped()
+        if result is not None:
+            raise ConfigError(f"{self._filter_class.__name__}.worker_stopped must not be async in a plain filter")
+        return EXIT_DRAINED
+
+    def _start_filter(self) -> None:
+        name = self._filter_class.__name__
+        if self.plan.is_async or self._filter_class.blocking:
+            what = "async callbacks" if self.plan.is_async else "blocking = True"
+            raise ConfigError(f"{name} has {what}, which this version does not serve: use plain callbacks")
+        result = self._filter_class.worker_started(build_options(self._filter_class, self._settings.filter_options))
+        if inspect.iscoroutine(result):
+            result.close()
+            raise ConfigError(f"{name}.worker_started is async, which this version does not serve")
+
+    def _finished(self) -> bool:
+        return self._stop_now or (self._drain_limits is not None and not self._links)
+
+    def _turn(self) -> None:
+        """Wait for events once, and handle them."""
+        now = time.monotonic()
+        events = self._poller.wait(max(0.0, self._next_tick - now))
+        now = time.monotonic()
+        for fd, _ in events:
+            link = self._links.get(fd)
+            if link is not None:
+                self._handle(link, now)
+            elif fd in self._listeners:
+                self._accept(self._listeners[fd], now)
+            elif fd == self._channel.fileno():
+                self._take_orders(now)
+        if now >= self._next_tick:
+            self._tick(now)
+
+    def _tick(self, now: float) -> None:
+        self._next_tick = now + TICK_S
+        self._slots.beat(self._slot, now)
+        self._slots.set_messages(self._slot, self.messages)
+        if self._drain_limits is not None:
+            self._drain_further(now)
+        elif self._accept_again_at is None or now >= self._accept_again_at:
+            self._accept_again_at = None
+            self._balance()
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._sweep_s
+            self._close_silent(now)
+
+    # -- listeners -----------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if not self._listening:
+            for fd in self._listeners:
+                self._poller.add_listener(fd)
+            self._listening = True
+
+    def _leave_listeners(self) -> None:
+        if self._listening:
+            for fd in self._listeners:
+                self._poller.remove(fd)
+            self._listening = False
+
+    def _accept(self, listener: socket.socket, now: float) -> None:
+        """Take one connection: who was woken for it must, before it may leave the listeners to others."""
+        try:
+            sock, _ = listener.accept()
+        except (*_NOT_NOW, ConnectionAbortedError):
+            return  # another worker was faster, or the MTA has gone again
+        except OSError as error:
+            if error.errno not in _SHORTAGE:
+                log.error("cannot accept a connection: %s", error)
+            else:
+                log.error("cannot accept a connection for now: %s; raise the limits of this process", error.strerror)
+            self._leave_listeners()
+            self._accept_again_at = self._next_tick = now + ACCEPT_PAUSE_S
+            return
+        fd = sock.fileno()
+        self._links[fd] = Link(self, sock, now)
+        self._poller.add(fd)
+        self._accepted += 1
+        self._slots.set_accepted(self._slot, self._accepted)
+        self._slots.set_connections(self._slot, len(self._links))
+        self._balance()
+
+    def _balance(self) -> None:
+        """Leave the listeners while this worker has clearly more connections than the others."""
+        if self._drain_limits is not None or self._accept_again_at is not None:
+            return
+        too_many = (
+            len(self._links) > LEAVE_ABOVE * self._slots.mean_connections() and self._slots.least_loaded() != self._slot
+        )
+        if too_many:
+            self._leave_listeners()
+        else:
+            self._listen()
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    def _handle(self, link: Link, now: float) -> None:
+        """Serve a connection that has something to read, or room to write."""
+        try:
+            if link.unsent is not None:
+                if not self._send(link, link.unsent):
+                    return
+                self._poller.change(link.sock.fileno(), READ)
+            elif not self._receive(link, now):
+                self._close(link)
+                return
+            self._serve(link)
+        except OSError:
+            self._lose(link)  # the MTA broke the connection off
+        except Exception:
+            log.exception("internal error, the connection is closed%s", _tail(link))
+            self._lose(link)
+
+    def _receive(self, link: Link, now: float) -> bool:
+        """Read once; return whether the connection goes on."""
+        try:
+            count = link.sock.recv_into(self._buffer, RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except _NOT_NOW:
+            return True
+        if count == 0:
+            self._end(link)
+            return False
+        link.last_read = now
+        link.session.receive(self._view[:count])
+        return True
+
+    def _serve(self, link: Link) -> None:
+        """Work off what is buffered, and answer."""
+        session = link.session
+        while True:
+            self._run_calls(link)
+            answered = bool(session.out or session.tail)
+            if not self._flush(link):
+                return
+            if session.tail is None:
+                break
+            session.tail = None  # all of it is sent: what came behind the message may be worked off now
+        if session.phase is Phase.CLOSED:
+            self._close(link)
+        elif not answered and link.is_tcp and _QUICKACK is not None:
+            # Sendmail's next packet, and Postfix's after an unanswered DATA, wait for our acknowledgement, which the
+            # kernel would delay by 40 ms. It forgets this option all the time.
+            link.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _run_calls(self, link: Link) -> None:
+        while (call := link.next_call()) is not None:
+            function, arguments = call
+            try:
+                result = function(*arguments)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
+                link.failed(error)
+            else:
+                link.returned(result)
+
+    def _flush(self, link: Link) -> bool:
+        """Send what there is; return whether all of it left."""
+        session = link.session
+        out = session.out
+        while True:
+            size = sum(map(len, out)) if session.tail is not None else 0
+            while session.tail is not None and size < SEND_BYTES:
+                packet = next(session.tail, None)
+                if packet is None:
+                    break
+                out.append(packet)
+                size += len(packet)
+            if not out:
+                return True
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if not self._send(link, memoryview(data)):
+                self._poller.change(link.sock.fileno(), WRITE)
+                return False
+            if session.tail is None:
+                return True
+
+    def _send(self, link: Link, data: memoryview) -> bool:
+        """Send ``data`` once; return whether all of it left, else keep the rest in ``unsent``."""
+        try:
+            count = link.sock.send(data, socket.MSG_DONTWAIT)
+        except _NOT_NOW:
+            count = 0
+        link.unsent = data[count:] if count < len(data) else None
+        return link.unsent is None
+
+    def _end(self, link: Link) -> None:
+        """Finish a connection whose MTA has said its last: packets before the end are still worked off."""
+        link.session.receive_eof()
+        link.session.tail = None
+        self._run_calls(link)
+
+    def _lose(self, link: Link) -> None:
+        """Give up a connection that broke."""
+        try:
+            self._end(link)
+        except Exception:
+            log.exception("internal error while closing a connection%s", _tail(link))
+        self._close(link)
+
+    def _close(self, link: Link) -> None:
+        fd = link.sock.fileno()
+        if self._links.pop(fd, None) is None:
+            return
+        error = link.session.error
+        if error is not None:
+            self._log_end(link, error)
+        self._poller.remove(fd)
+        link.sock.close()
+        self._slots.set_connections(self._slot, len(self._links))
+        if not self._listening:
+            self._balance()
+
+    def _log_end(self, link: Link, error: FastmilterError) -> None:
+        if isinstance(error, RemoteProtocolError):
+            log.warning("the peer broke the protocol, its connection is closed: %s%s", error, _tail(link))
+        else:
+            log.error("negotiation failed, the MTA takes its default action: %s%s", error, _tail(link))
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _close_silent(self, now: float) -> None:
+        settings = self._settings
+        for link in list(self._links.values()):
+            silence = now - link.last_read
+            if link.session.phase < Phase.OPEN:
+                limit, what = settings.negotiation_timeout, "before the negotiation"
+            elif link.session.mid_packet or link.unsent is not None:
+                limit, what = settings.packet_timeout, "in the middle of a packet"
+            else:
+                limit, what = settings.idle_timeout, "between two packets"
+            if silence > limit:
+                log.warning("the MTA was silent for %.0f s %s, its connection is closed%s", silence, what, _tail(link))
+                self._lose(link)
+
+    # -- orders --------------------------------------------------------------------------------------------------
+
+    def _take_orders(self, now: float) -> None:
+        messages, gone = master_channel.receive(self._channel, self._reader)
+        for message in messages:
+            if isinstance(message, master_channel.StopNow):
+                self._stop_now = True
+            elif isinstance(message, master_channel.Drain):
+                self._drain(message.limits, now)
+        if gone:
+            self._poller.remove(self._channel.fileno())
+            if self._drain_limits is None:
+                log.error("the master is gone; this worker finishes its connections and leaves")
+                self._drain(self._settings.drain_stop, now)
+
+    def _drain(self, limits: tuple[float, float, float], now: float) -> None:
+        """Accept nothing more, let sessions come to an end until ``limits``, leave."""
+        self._leave_listeners()
+        for listener in self._listeners.values():
+            listener.close()  # at once: a copy that nobody accepts from would still make connect() succeed
+        self._listeners.clear()
+        self._accept_again_at = None
+        self._slots.set_listening(self._slot, False)
+        if self._drain_limits is None:
+            mark_draining()
+        self._drain_limits = (*(now + limit for limit in limits), now + limits[-1] + FINAL_GRACE_S)
+        self._drain_further(now)
+
+    def _drain_further(self, now: float) -> None:
+        """Do what the tiers that have ended ask for: 421 at MAIL, 421 also at RCPT and DATA, close, close all."""
+        limits = self._drain_limits
+        assert limits is not None
+        over = sum(now >= limit for limit in limits)
+        for link in list(self._links.values()):
+            link.session.drain = min(over, 2)
+            if over == 4 or (over == 3 and not link.session.past_data):
+                self._lose(link)
+        self._next_tick = min([self._next_tick, *(limit for limit in limits if limit > now)])
+
+    def _close_all(self) -> None:
+        for link in list(self._links.values()):
+            self._lose(link)
+        self._slots.set_messages(self._slot, self.messages)
+        for listener in self._listeners.values():
+            listener.close()
+
+    # -- for the conversations (conversation.Host) ---------------------------------------------------------------
+
+    def callback_failed(self, conversation: Conversation, callback: str, error: BaseException) -> None:
+        """Log a callback that raised, once, with its traceback."""
+        name = self._filter_class.__name__
+        log.error("%s.%s failed%s", name, callback, _tail(conversation), exc_info=error)
+
+    def complain(self, conversation: Conversation, text: str) -> None:
+        """Log a fault of the filter's author or an oddity of the peer."""
+        log.warning("%s%s", text, _tail(conversation))
+
+    def transmit(self, conversation: Conversation) -> None:
+        """Send what is written so far, from within a callback."""
+        assert isinstance(conversation, Link)
+        if conversation.unsent is None:
+            with contextlib.suppress(OSError):  # a broken connection is the loop's business, not the callback's
+                self._flush(conversation)
+
+
+def _tail(conversation: Conversation) -> str:
+    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
+    parts = [f"pid={os.getpid()}"]
+    if conversation.queue_id is not None:
+        parts.append(f"qid={conversation.queue_id[:40]!r}")
+    if conversation.connection is not None:
+        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
+    return " " + " ".join(parts)

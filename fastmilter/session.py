@@ -1,0 +1,502 @@
+"""The filter's side of a milter connection as a state machine: bytes in, events out, verdicts in, bytes out.
+
+``receive()`` takes what was read, ``next_event()`` returns the next step that the filter has to look at, and
+``answer()`` takes its verdict. The session knows when a reply is due and writes exactly one for each command that
+expects one; a verdict given where no reply is due is kept and delivered later (``KEPT`` below). What the filter must
+not see (a session it has refused, a message that has its verdict) is answered here.
+
+It knows no socket, clock or log. A peer that breaks the protocol ends in ``error``, after which only the events that
+end the connection come. Anything that raises ``RemoteProtocolError`` out of here is a bug.
+
+What real MTAs do and libmilter does not survive is welcome: ABORT twice or without a message, HELO before ABORT, a
+new MAIL without ABORT (Sendmail with MAIL unanswered), RCPT after a refused DATA, CONNECT missing, QUIT_NC anywhere.
+
+KEPT, a verdict given where no reply is due:
+  connect, helo      delivered at every later answered step of the connection (ACCEPT: once a message)
+  mail               delivered at every later answered step of the message, its end included (ACCEPT, DISCARD: once)
+  data .. body       delivered at the end of the message
+
+Sources: ``libmilter/engine.c`` (the table of states, sendreply), Postfix ``src/milter/milter8.c``, Sendmail
+``sendmail/milter.c``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Final
+
+from fastmilter import codec
+from fastmilter.constants import STEPS, Action, ProtocolFlag, Step
+from fastmilter.errors import FastmilterError, RemoteProtocolError
+from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
+from fastmilter.negotiation import STEP_NUMBERS, Agreement, Offer
+from fastmilter.replies import CONTINUE, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
+
+CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN = STEP_NUMBERS.values()
+
+_HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE = (STAGE_OF_LETTER[letter] for letter in (b"H", b"M", b"R", b"T"))
+
+STEP_NAMES: Final[tuple[Step, ...]] = tuple(STEPS)
+"""The step of each number."""
+
+LEAVING: Final = reply(421, "4.7.0", "Service restarting, please try again")
+"""How a filter that must stop leaves an SMTP session: both MTAs pass it on, and no mail is lost."""
+
+_ANY = frozenset(VerdictKind)
+_NO_DISCARD = _ANY - {VerdictKind.DISCARD, VerdictKind.SKIP}
+ADMISSIBLE: Final[tuple[frozenset[VerdictKind], ...]] = tuple(
+    {
+        # Postfix ignores DISCARD here; Sendmail drops the filter and lets the mail through unfiltered.
+        Step.CONNECT: _NO_DISCARD,
+        Step.HELO: _NO_DISCARD,
+        # ACCEPT makes Postfix's smtpd panic ("bad state 7"), DISCARD hits the next message.
+        Step.UNKNOWN: frozenset({VerdictKind.CONTINUE, VerdictKind.REJECT, VerdictKind.TEMPFAIL, VerdictKind.REPLY}),
+    }.get(step, _ANY)
+    for step in STEPS
+)
+"""Which verdicts each step admits, by step number: the one table about it."""
+
+
+class Phase(IntEnum):
+    """Where a connection stands."""
+
+    NEW = 0
+    NEGOTIATING = 1
+    """The offer is there, ``agree`` has not been called."""
+    OPEN = 2
+    """Agreed; also after QUIT_NC."""
+    CONNECTED = 3
+    """The SMTP client is known."""
+    CLOSED = 4
+
+
+class Dropped:
+    """Event: the message in work was dropped by the MTA."""
+
+
+class OutOfOrder:
+    """Event: a step came where there is none such; it was answered, and the filter must not see it."""
+
+    __slots__ = ("step",)
+
+    def __init__(self, step: Step) -> None:
+        """Name the step."""
+        self.step = step
+
+
+class Closed:
+    """Event: the SMTP connection ends; with QUIT_NC the milter connection stays open for another."""
+
+
+DROPPED: Final = Dropped()
+CLOSED: Final = Closed()
+
+Event = (
+    codec.Negotiate
+    | codec.Connect
+    | codec.Helo
+    | codec.MailFrom
+    | codec.RcptTo
+    | codec.Data
+    | codec.Header
+    | codec.EndOfHeaders
+    | codec.Body
+    | codec.EndOfMessage
+    | codec.Unknown
+    | Dropped
+    | OutOfOrder
+    | Closed
+)
+
+
+class Session:
+    """One milter connection, seen from the filter."""
+
+    __slots__ = (
+        "_carried",
+        "_decoder",
+        "_delivered",
+        "_eof",
+        "_pushed",
+        "agreement",
+        "drain",
+        "error",
+        "in_message",
+        "kept",
+        "kept_for_connection",
+        "out",
+        "over",
+        "phase",
+        "stages",
+        "step",
+        "tail",
+    )
+
+    agreement: Agreement
+    """What was agreed; only after the negotiation."""
+
+    def __init__(self) -> None:
+        """Begin a connection."""
+        self.phase = Phase.NEW
+        self.stages: Stages = NO_STAGES
+        self.out: list[bytes] = []
+        """What is to be sent, in order."""
+        self.tail: Iterator[bytes] | None = None
+        """What is to be sent after ``out``; no event comes before it is exhausted and set to ``None``."""
+        self.error: FastmilterError | None = None
+        """Why the connection ends, if the peer broke the protocol or cannot give what the filter requires."""
+        self.step = CONNECT
+        """The number of the step that waits for ``answer()``."""
+        self.in_message = False
+        """Whether a message is in work: from MAIL, which the filter saw, to its verdict or drop."""
+        self.over: Verdict | None = None
+        """The verdict of a message that is over while the MTA may still talk of it."""
+        self.kept: Verdict | None = None
+        """A verdict for the message in work that could not be delivered yet."""
+        self.kept_for_connection: Verdict | None = None
+        """A verdict for the whole SMTP connection."""
+        self.drain = 0
+        """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
+        self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
+        self._delivered = False  # self.over has been told to the MTA
+        self._decoder = codec.CommandDecoder()
+        self._pushed: codec.Command | None = None  # a command to be taken up again after DROPPED
+        self._eof = False
+
+    # -- bytes in ------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what was read; call ``next_event`` until it returns ``None``."""
+        if not self._eof:
+            self._decoder.feed(data)
+
+    def receive_eof(self) -> None:
+        """Take note that nothing more will come; what is buffered is still worked off."""
+        self._eof = True
+
+    @property
+    def mid_packet(self) -> bool:
+        """Whether a packet has come in part."""
+        return self._decoder.buffered > 0
+
+    @property
+    def past_data(self) -> bool:
+        """Whether a message is in work whose client may have said DATA: it must still get its verdict."""
+        if not self.in_message or self.step < RCPT:
+            return False
+        return self.step > RCPT or bool(self.agreement.protocol & ProtocolFlag.NO_DATA)
+
+    # -- events out ----------------------------------------------------------------------------------------------
+
+    def next_event(self) -> Event | None:
+        """Return the next event, or ``None`` if there is none until more is received (or ``tail`` is sent)."""
+        while self.tail is None and self.phase is not Phase.CLOSED:
+            message = self._pushed
+            if message is not None:
+                self._pushed = None
+            elif self.error is not None:
+                return self._end_of_stream()
+            else:
+                try:
+                    message = next(self._decoder, None)
+                except RemoteProtocolError as error:
+                    return self._fail(error)
+                if message is None:
+                    return self._end_of_stream() if self._eof else None
+            handler = _HANDLERS[type(message)]
+            if self.phase < Phase.OPEN and handler is not Session._negotiate and handler is not Session._quit:
+                return self._fail(RemoteProtocolError(f"{type(message).__name__} came before the negotiation"))
+            event = handler(self, message)
+            if event is not None:
+                return event
+        return None
+
+    def _fail(self, error: FastmilterError) -> Event:
+        self.error = error
+        self._eof = True
+        return self._end_of_stream()
+
+    def _end_of_stream(self) -> Event:
+        if self.in_message:
+            return self._drop()  # the caller comes back for CLOSED
+        self.phase = Phase.CLOSED
+        return CLOSED
+
+    def _drop(self) -> Event:
+        self.in_message = False
+        self.over = None
+        return DROPPED
+
+    def _negotiate(self, message: codec.Negotiate) -> Event:
+        if self.phase is not Phase.NEW:
+            return self._fail(RemoteProtocolError("the MTA negotiated a second time"))
+        self.phase = Phase.NEGOTIATING
+        return message
+
+    def agree(self, agreement: Agreement) -> None:
+        """Answer the offer with ``agreement``."""
+        self.agreement = agreement
+        self.phase = Phase.OPEN
+        self._decoder.max_data = agreement.max_data
+        self.out.append(agreement.packet)
+
+    def refuse(self, error: FastmilterError) -> None:
+        """End the connection without an answer to the offer, since ``error``."""
+        self.error = error
+        self._eof = True
+
+    def _macros(self, message: codec.Macros) -> None:
+        self.stages = stored(self.stages, message)
+
+    def _connect(self, message: codec.Connect) -> Event | None:
+        if self.stages is not NO_STAGES:
+            self.stages = cleared(self.stages, _HELO_STAGE)
+        if self.phase is not Phase.OPEN or self.in_message:
+            return self._out_of_order(CONNECT)
+        self.phase = Phase.CONNECTED
+        self.step = CONNECT
+        return message
+
+    def _helo(self, message: codec.Helo) -> Event | None:
+        if self.in_message:  # Postfix after a second EHLO; its ABORT comes later
+            self._pushed = message
+            return self._drop()
+        if self.stages is not NO_STAGES:
+            self.stages = cleared(self.stages, _MAIL_STAGE)
+        self.step = HELO
+        if self.kept_for_connection is not None:
+            self._deliver_for_connection(HELO)
+            return None
+        return message
+
+    def _mail(self, message: codec.MailFrom) -> Event | None:
+        if self.in_message:  # Sendmail sends no ABORT after RSET if MAIL is unanswered
+            self._pushed = message
+            return self._drop()
+        self.stages = cleared(self.stages, _RCPT_STAGE)
+        self.step = MAIL
+        self.kept = None
+        self._carried = False
+        self.over = None
+        refused = self.kept_for_connection or (LEAVING if self.drain and self.agreement.replies[MAIL] else None)
+        if refused is not None:
+            self.over = refused
+            self._delivered = False
+            self._answer_over(MAIL)
+            return None
+        self.in_message = True
+        return message
+
+    def _rcpt(self, message: codec.RcptTo) -> Event | None:
+        clear(self.stages, _DATA_STAGE)
+        return self._envelope_step(RCPT, message)
+
+    def _data(self, message: codec.Data) -> Event | None:
+        return self._envelope_step(DATA, message)
+
+    def _envelope_step(self, step: int, message: Event) -> Event | None:
+        if self.in_message and self.drain > 1 and self.agreement.replies[step]:
+            self.out.append(LEAVING.packet)  # the MTA ends the SMTP session and drops the message itself
+            return None
+        return self._message_step(step, message)
+
+    def _message_step(self, step: int, message: Event) -> Event | None:
+        if self.in_message:
+            self.step = step
+            return message
+        if self.over is None:
+            return self._out_of_order(step)
+        self._answer_over(step)
+        return None
+
+    def _header(self, message: codec.Header) -> Event | None:
+        return self._message_step(HEADER, message)
+
+    def _end_of_headers(self, message: codec.EndOfHeaders) -> Event | None:
+        return self._message_step(END_OF_HEADERS, message)
+
+    def _body(self, message: codec.Body) -> Event | None:
+        return self._message_step(BODY, message)
+
+    def _end_of_message(self, message: codec.EndOfMessage) -> Event | None:
+        # Data that comes with the end (no MTA in use sends any) is a last piece of the body: the caller shows it
+        # before the end, and one reply answers both.
+        return self._message_step(END_OF_MESSAGE, message)
+
+    def _unknown(self, message: codec.Unknown) -> Event | None:
+        self.step = UNKNOWN
+        if self.kept_for_connection is not None:
+            self._deliver_for_connection(UNKNOWN)
+            return None
+        return message
+
+    def _abort(self, message: codec.Abort) -> Event | None:
+        if self.in_message:
+            return self._drop()
+        self.over = None
+        return None
+
+    def _quit(self, message: codec.Quit) -> Event:
+        if self.in_message:
+            self._pushed = message
+            return self._drop()
+        self.phase = Phase.CLOSED
+        return CLOSED
+
+    def _quit_new_connection(self, message: codec.QuitNewConnection) -> Event:
+        if self.in_message:
+            self._pushed = message
+            return self._drop()
+        self.phase = Phase.OPEN
+        self.stages = NO_STAGES
+        self.kept_for_connection = None
+        self.over = None
+        return CLOSED
+
+    # -- steps that the filter does not see ----------------------------------------------------------------------
+
+    def _out_of_order(self, step: int) -> Event:
+        if self.agreement.replies[step]:
+            self.out.append(TEMPFAIL.packet)
+        return OutOfOrder(STEP_NAMES[step])
+
+    def _answer_over(self, step: int) -> None:
+        """Answer a step of a message whose verdict is known."""
+        if not self.agreement.replies[step]:
+            return
+        over = self.over
+        assert over is not None
+        once = over.kind in (VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.CONTINUE)
+        # A peer that goes on after DISCARD must not get the message delivered by our CONTINUE at its end.
+        if once and self._delivered and not (over.kind is VerdictKind.DISCARD and step == END_OF_MESSAGE):
+            over = CONTINUE
+        self._delivered = True
+        self.out.append(over.packet)
+
+    def _deliver_for_connection(self, step: int) -> None:
+        verdict = self.kept_for_connection
+        assert verdict is not None
+        if self.agreement.replies[step]:
+            self.out.append((verdict if verdict.kind in ADMISSIBLE[step] else CONTINUE).packet)
+
+    # -- verdicts in ---------------------------------------------------------------------------------------------
+
+    @property
+    def reply_due(self) -> bool:
+        """Whether the step in work gets a reply."""
+        return self.agreement.replies[self.step]
+
+    def answer(self, verdict: Verdict) -> bool:
+        """Take the verdict of the step in work, which must be admissible; return whether it ended the message.
+
+        Where no reply is due the verdict is kept. The end of the message is answered by ``finish``.
+        """
+        if self.agreement.replies[self.step]:
+            return self._deliver(verdict)
+        if verdict is not CONTINUE and verdict.kind not in (VerdictKind.CONTINUE, VerdictKind.SKIP):
+            self._keep(verdict)
+        return False
+
+    def _keep(self, verdict: Verdict) -> None:
+        if self.step <= HELO:
+            self.kept_for_connection = verdict
+        elif self.step != UNKNOWN:
+            self.kept = verdict
+            self._carried = self.step >= DATA
+
+    def carry(self, verdict: Verdict) -> None:
+        """Keep ``verdict`` for the end of the message, and go on until then."""
+        self.kept = verdict
+        self._carried = True
+        if self.agreement.replies[self.step]:
+            self.out.append(CONTINUE.packet)
+
+    def spare(self) -> bool:
+        """Answer the step in work without asking the filter; return whether that ended the message.
+
+        The kept verdict is delivered if its place is here; otherwise the session goes on.
+        """
+        if not self.agreement.replies[self.step]:
+            return False
+        if self.kept is None or self._carried or self.step == UNKNOWN:
+            self.out.append(CONTINUE.packet)
+            return False
+        return self._deliver(self.kept)
+
+    def _deliver(self, verdict: Verdict) -> bool:
+        step = self.step
+        kind = verdict.kind
+        if kind is VerdictKind.SKIP:
+            # On Sendmail, SKIP anywhere but in the body switches the filter off; there the caller spares callbacks.
+            skip = step == BODY and self.agreement.skip
+            self.out.append(SKIP.packet if skip else CONTINUE.packet)
+            return False
+        self.out.append(verdict.packet)
+        if kind is VerdictKind.CONTINUE or step == UNKNOWN:
+            return False
+        if step <= HELO:
+            self.kept_for_connection = verdict
+            return False
+        if step in (RCPT, DATA) and verdict.is_refusal:
+            return False  # one recipient; after a refused DATA the transaction stays open
+        self._end(verdict)
+        return True
+
+    def _end(self, verdict: Verdict) -> None:
+        self.in_message = False
+        self.over = verdict
+        self._delivered = True
+        self.kept = None
+
+    def finish(self, verdict: Verdict, edits: Iterable[bytes] = (), tail: Iterator[bytes] | None = None) -> None:
+        """Answer the end of the message: ``edits``, then what ``tail`` yields, then ``verdict``.
+
+        ``tail`` is for what is too large to be held (a replaced body); its last bytes must be the verdict's own.
+        """
+        self.out.extend(edits)
+        if tail is None:
+            self.out.append(CONTINUE.packet if verdict.kind is VerdictKind.SKIP else verdict.packet)
+        self.tail = tail
+        self._end(verdict)
+
+    def progress(self, mta_is_postfix: bool) -> bool:
+        """Write PROGRESS if the next reply that the MTA reads is the one to the end of the message.
+
+        Postfix takes it at every answered step; Sendmail drops the filter if it comes before another answer.
+        Returns whether it was written.
+        """
+        replies = self.agreement.replies
+        step = self.step
+        if step == END_OF_MESSAGE or (mta_is_postfix and replies[step]):
+            allowed = True
+        else:
+            # From DATA on the MTA says nothing before the whole message is in, so no RSET can come between.
+            allowed = self.in_message and DATA <= step < END_OF_MESSAGE and not any(replies[step:END_OF_MESSAGE])
+        if allowed:
+            self.out.append(_PROGRESS)
+        return allowed
+
+
+_PROGRESS: Final = codec.encode(codec.Progress())
+
+_HANDLERS: Final[dict[type, Callable[..., Event | None]]] = {
+    codec.Negotiate: Session._negotiate,
+    codec.Macros: Session._macros,
+    codec.Connect: Session._connect,
+    codec.Helo: Session._helo,
+    codec.MailFrom: Session._mail,
+    codec.RcptTo: Session._rcpt,
+    codec.Data: Session._data,
+    codec.Header: Session._header,
+    codec.EndOfHeaders: Session._end_of_headers,
+    codec.Body: Session._body,
+    codec.EndOfMessage: Session._end_of_message,
+    codec.Unknown: Session._unknown,
+    codec.Abort: Session._abort,
+    codec.Quit: Session._quit,
+    codec.QuitNewConnection: Session._quit_new_connection,
+}
+
+
+def offer_of(message: codec.Negotiate) -> Offer:
+    """Return what the MTA offers in ``message``."""
+    return Offer(message.version, Action(message.actions), ProtocolFlag(message.protocol))
