@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from fastmilter import codec
 from fastmilter.addresses import Address, SocketAddress
@@ -245,12 +245,14 @@ class Client:
         """
 
         def take() -> codec.Response | None:
-            while True:
+            message = self._session.next_message()
+            while not progress and isinstance(message, codec.Progress):
                 message = self._session.next_message()
-                if progress or not isinstance(message, codec.Progress):
-                    return message
+            return message
 
-        return self._converse(None, take, self.timeouts.content if timeout is None else timeout)
+        seconds = self.timeouts.content if timeout is None else timeout
+        # mypy takes the join of the union's members for the type variable, which is object.
+        return cast(codec.Response, self._converse(None, take, seconds))
 
     # -- the socket and the clock --------------------------------------------------------------------------------------
 

@@ -176,7 +176,7 @@ def test_a_message_step_by_step(play: Play) -> None:
 
 
 def test_modifications_come_back_in_order_and_progress_is_absorbed(play: Play) -> None:
-    edits = [
+    edits: list[codec.Modification] = [
         codec.AddHeader(b"X-A", b"1"),
         codec.ReplaceBody(b"one"),
         codec.ReplaceBody(b"two"),
