@@ -508,11 +508,11 @@ class Conversation:
         else:
             shown = message._shown if session.agreement.headers_shown else None
             composed = compose(edits, shown, appends_in_place=self._connected().mta != "postfix")
-            foot = [*composed.foot, verdict.packet]
             if composed.body is None:
-                session.finish(verdict, composed.head + foot)
+                session.finish(verdict, composed.head + composed.foot)
             else:
-                packets = body_packets(composed.body, session.agreement.max_data, b"".join(foot))
+                foot = b"".join((*composed.foot, verdict.packet))
+                packets = body_packets(composed.body, session.agreement.max_data, foot)
                 session.finish(verdict, composed.head, packets)
         self._ended(verdict)
 
