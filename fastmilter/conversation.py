@@ -30,7 +30,7 @@ from fastmilter.errors import FastmilterError
 from fastmilter.filter import Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
 from fastmilter.message import Connection, Message
-from fastmilter.negotiation import Wish, negotiate
+from fastmilter.negotiation import Offer, Wish, negotiate
 from fastmilter.plan import Plan
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
 from fastmilter.session import (
@@ -48,7 +48,6 @@ from fastmilter.session import (
     Event,
     OutOfOrder,
     Session,
-    offer_of,
 )
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -189,15 +188,14 @@ class Conversation:
     # -- events --------------------------------------------------------------------------------------------------
 
     def _negotiate(self, event: codec.Negotiate) -> Call | None:
-        offer = offer_of(event)
         if "on_negotiate" in self.plan.overridden:
             if self.filter is None:
                 return self._needs_filter(event)
             self._purpose, self._name = _Purpose.NEGOTIATE, "on_negotiate"
             self._held = event
-            return self.filter.on_negotiate, (offer,)
+            return self.filter.on_negotiate, (Offer.of(event),)
         try:
-            self.session.agree(self.plan.agreement(offer))
+            self.session.agree(self.plan.agreement(event))
         except FastmilterError as error:
             self.session.refuse(error)
         return None
@@ -207,9 +205,8 @@ class Conversation:
         event = self._held
         assert isinstance(event, codec.Negotiate)
         self._held = None
-        offer = offer_of(event)
         try:
-            self.session.agree(self.plan.agreement(offer) if wish is None else negotiate(offer, wish))
+            self.session.agree(self.plan.agreement(event) if wish is None else negotiate(Offer.of(event), wish))
         except FastmilterError as error:
             self.session.refuse(error)
 

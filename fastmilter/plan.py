@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
+from fastmilter import codec
 from fastmilter.constants import STEPS, Action, Step
 from fastmilter.errors import ConfigError
 from fastmilter.negotiation import Agreement, Offer, Wish, negotiate, request_of
@@ -71,12 +72,12 @@ class Plan:
     agreements: dict[tuple[int, int, int], Agreement]
     """Agreements already worked out; one object serves many connections."""
 
-    def agreement(self, offer: Offer) -> Agreement:
-        """Return what the class and an MTA agree on; errors as ``negotiate``."""
-        key = (offer.version, int(offer.actions), int(offer.protocol))
+    def agreement(self, message: codec.Negotiate) -> Agreement:
+        """Return what the class and an MTA that sent ``message`` agree on; errors as ``negotiate``."""
+        key = (message.version, message.actions, message.protocol)
         agreement = self.agreements.get(key)
         if agreement is None:
-            agreement = negotiate(offer, self.wish)
+            agreement = negotiate(Offer.of(message), self.wish)
             if len(self.agreements) < _CACHED_AGREEMENTS:
                 self.agreements[key] = agreement
         return agreement

@@ -25,10 +25,10 @@ from enum import IntEnum
 from typing import Final
 
 from fastmilter import codec
-from fastmilter.constants import STEPS, Action, ProtocolFlag, Step
+from fastmilter.constants import STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
-from fastmilter.negotiation import STEP_NUMBERS, Agreement, Offer
+from fastmilter.negotiation import STEP_NUMBERS, Agreement
 from fastmilter.replies import CONTINUE, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
 
 CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN = STEP_NUMBERS.values()
@@ -495,8 +495,3 @@ _HANDLERS: Final[dict[type, Callable[..., Event | None]]] = {
     codec.Quit: Session._quit,
     codec.QuitNewConnection: Session._quit_new_connection,
 }
-
-
-def offer_of(message: codec.Negotiate) -> Offer:
-    """Return what the MTA offers in ``message``."""
-    return Offer(message.version, Action(message.actions), ProtocolFlag(message.protocol))
