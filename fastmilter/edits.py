@@ -10,7 +10,7 @@ Sources: Postfix ``src/cleanup/cleanup_milter.c``, Sendmail ``sendmail/milter.c`
 milter_changeheader) and ``sendmail/headers.c`` (insheader); ``libmilter/smfi.c``.
 """
 
-import os
+import io
 import re
 import tempfile
 from collections import Counter
@@ -228,26 +228,21 @@ def _settle(edits: Iterable[Edit], counts: "Counter[bytes] | None") -> tuple[_Se
     return settled, additions
 
 
-def body_packets(source: bytes | IO[bytes], chunk_bytes: int, foot: bytes) -> Iterator[bytes]:
+def body_packets(source: bytes | IO[bytes], max_data: int, foot: bytes) -> Iterator[bytes]:
     """Yield the packets of a new body, one run of them as Postfix demands, then ``foot``.
 
-    ``foot`` ends with the verdict. If the body cannot be read to its end, TEMPFAIL takes the place of ``foot``:
-    edits have left by then, and the message must not be delivered half changed.
+    ``max_data``: most bytes of a packet. ``foot`` ends with the verdict. If the body cannot be read to its end,
+    TEMPFAIL takes the place of ``foot``: edits have left by then, and the message must not be delivered half changed.
     """
+    body = io.BytesIO(source) if isinstance(source, bytes) else source  # shares the bytes, copies nothing
     try:
-        if isinstance(source, bytes):
-            view = memoryview(source)
-            for start in range(0, len(view) or 1, chunk_bytes):  # an empty body is one empty packet
-                yield codec.encode(codec.ReplaceBody(bytes(view[start : start + chunk_bytes])))
-        else:
-            source.seek(0, os.SEEK_SET)
-            chunk = source.read(chunk_bytes)
-            yield codec.encode(codec.ReplaceBody(chunk))
-            while chunk := source.read(chunk_bytes):
-                yield codec.encode(codec.ReplaceBody(chunk))
+        body.seek(0)
+        chunk = body.read(max_data)
+        yield codec.encode(codec.ReplaceBody(chunk), max_data)  # an empty body is one empty packet
+        while chunk := body.read(max_data):
+            yield codec.encode(codec.ReplaceBody(chunk), max_data)
     except OSError:
         foot = TEMPFAIL.packet
     finally:
-        if not isinstance(source, bytes):
-            source.close()
+        body.close()
     yield foot
