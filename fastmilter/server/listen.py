@@ -62,6 +62,14 @@ class Listener:
         self.socket: Final = sock
         self._inode: Final = inode
 
+    def is_at(self, address: Endpoint) -> bool:
+        """Tell whether this is the listener of ``address``; ``ConfigError`` if only its mode or group would differ."""
+        if replace(address, mode=None, group=None) != replace(self.address, mode=None, group=None):
+            return False
+        if address != self.address:
+            raise ConfigError(f"{address}: mode and group of a socket that is open cannot be changed: restart")
+        return True
+
     def close(self) -> None:
         """Close the socket, and remove the path of a unix socket if it is still ours and not a successor's."""
         self.socket.close()

@@ -1,0 +1,121 @@
+"""The command ``fastmilter``: one module per subcommand over this entry.
+
+A subcommand is a module of this package with ``HELP`` (one line), ``add_arguments(parser)`` and ``run(arguments)``,
+which returns the exit status. Only the one that is called is imported, so that each starts as fast as it can.
+"""
+
+import argparse
+import difflib
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from fastmilter._version import __version__
+from fastmilter.errors import ConfigError
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 64
+EXIT_SOFTWARE: Final = 70
+EXIT_CONFIG: Final = 78
+EXIT_INTERRUPTED: Final = 130
+"""What a shell expects of a program that Ctrl-C ended before it could do better."""
+
+EXIT_STATUS: Final = """\
+exit status:
+  0   stopped as it was asked to
+  64  the command line cannot be used
+  70  internal error: a worker crashed, had to be killed, or could not start
+  78  configuration: an option, an address, the file or the filter cannot be used
+"""
+
+SUBCOMMANDS: Final = {"serve": "run a filter as a server"}
+"""The subcommands and what each does."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that ends with the documented status and suggests what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report a command line that cannot be used, and leave."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+    def refuse(self, word: str) -> NoReturn:
+        """Report a word that is no option of ours and no argument that is expected."""
+        if not word.startswith("-"):
+            self.error(f"{word!r} is one argument too many")
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+        self.error(f"there is no option {word}" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+class LogFormat(logging.Formatter):
+    """``2026-11-22T22:04:51.123+0000 warning fastmilter.server.worker: text key=value``."""
+
+    def __init__(self) -> None:
+        """Set the pattern."""
+        super().__init__("%(asctime)s %(lowercase)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """Return local time with its offset, to the millisecond."""
+        local = time.localtime(record.created)
+        return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{int(record.msecs):03d}{time.strftime('%z', local)}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        record.lowercase = record.levelname.lower()
+        return super().format(record)
+
+
+def set_up_logging(level: str) -> None:
+    """Write log records of ``level`` and above to standard error; only commands do that, the library never."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormat())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with ``arguments`` (default: the command line); return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = Parser(
+        prog="fastmilter",
+        description="Milters (mail filters for Postfix and Sendmail) in Python.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fastmilter {__version__}")
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    modules: dict[str, Any] = {}
+    parsers: dict[str, Parser] = {}
+    for name, text in SUBCOMMANDS.items():
+        parsers[name] = subparsers.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=EXIT_STATUS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if words and words[0] == name:
+            modules[name] = importlib.import_module(f"fastmilter.commands.{name}")
+            modules[name].add_arguments(parsers[name])
+    try:
+        parsed, unknown = parser.parse_known_args(words)
+        if unknown:
+            parsers[parsed.command].refuse(unknown[0])
+        return int(modules[parsed.command].run(parsed))
+    except ConfigError as error:
+        from fastmilter.server.settings import UsageError
+
+        print(f"fastmilter: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_CONFIG
+    except SystemExit as end:  # --help, --version and wrong usage: argparse leaves this way
+        return end.code if isinstance(end.code, int) else EXIT_OK
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception:
+        logging.getLogger(__name__).exception("internal error; please report it")
+        return EXIT_SOFTWARE

@@ -1,0 +1,117 @@
+"""``fastmilter serve TARGET``: the server."""
+
+import argparse
+import faulthandler
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastmilter.commands import EXIT_OK, set_up_logging
+from fastmilter.constants import Step
+from fastmilter.endpoints import EndpointKind
+from fastmilter.errors import ConfigError
+from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
+from fastmilter.server.load import load_filter
+from fastmilter.server.settings import OPTIONS, Settings, load_settings
+from fastmilter.server.supervisor import Supervisor
+from fastmilter.server.worker import Worker
+
+SIGNALS: Final = """\
+signals to the master:
+  TERM, INT   finish the messages under way and stop; the second time, stop now
+  QUIT        stop now
+  HUP         reload: new workers with the code and the configuration of now, then the old ones leave
+  TTIN, TTOU  one worker more, one less
+"""
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every option of the table to the parser of the subcommand."""
+    for option in OPTIONS:
+        default = f" (default {option.default})" if option.default else ""
+        text = (option.help + default).replace("%", "%%")
+        if option.positional:
+            parser.add_argument(option.name, metavar=option.form, nargs="?", help=text)
+        elif option.flag:
+            parser.add_argument(option.switch, dest=option.name, action="store_true", default=None, help=text)
+        else:
+            action = "append" if option.repeat else "store"
+            parser.add_argument(option.switch, dest=option.name, metavar=option.form, action=action, help=text)
+    # How fastmilter.serve() ties the server to its own life: a pipe whose other end it holds.
+    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+    parser.epilog = f"{SIGNALS}\n{parser.epilog}"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve, or check; return the exit status."""
+    command_line = {option.name: getattr(arguments, option.name) for option in OPTIONS}
+
+    def read() -> Settings:
+        settings = load_settings(command_line, os.environ)
+        set_up_logging(settings.log_level)
+        for warning in settings.warnings:
+            log.warning("%s", warning)
+        return settings
+
+    settings = read()
+    if settings.check_config:
+        for line in check(settings):
+            print(line)
+        return EXIT_OK
+    faulthandler.enable()  # a crash in compiled code leaves a traceback too; inherited by the workers
+    return Supervisor(settings, Worker, reread=read, lifeline=arguments.lifeline).run()
+
+
+def check(settings: Settings) -> Iterator[str]:
+    """Load everything as a worker would, and yield lines that say what the server would do.
+
+    Raises ``ConfigError`` at the first thing that cannot work. The filter's code is imported and one object is made;
+    ``worker_started`` is not called, since it may open connections.
+    """
+    from fastmilter.filter import describe
+    from fastmilter.plan import build_options
+
+    filter_class = load_filter(settings.target)
+    build_options(filter_class, settings.filter_options)
+    try:
+        filter_class()
+    except Exception as error:
+        raise ConfigError(f"{filter_class.__name__}() cannot be made: {type(error).__name__}: {error}") from error
+    yield f"filter: {settings.target}"
+    if settings.config is not None:
+        yield f"configuration file: {settings.config}"
+    for address in settings.listen:
+        yield f"listens on: {address} (in smtpd_milters of Postfix: {spelling_for_postfix(address)})"
+        if address.kind is EndpointKind.UNIX:
+            mode = UNIX_MODE if address.mode is None else address.mode
+            yield f"  with mode {mode:04o}, group {address.group or 'of the user that runs it'}"
+    yield f"workers: {settings.workers}"
+    yield "would negotiate:"
+    for line in describe(filter_class):
+        yield f"  {line}"
+    for warning in (*settings.warnings, *_warnings(filter_class)):
+        yield f"warning: {warning}"
+    yield "the configuration can be used"
+
+
+def _warnings(filter_class: Any) -> Iterator[str]:
+    """Yield what is allowed but perhaps not meant."""
+    wish, name = filter_class.wish(), filter_class.__name__
+    if Step.MAIL in wish.no_reply:
+        yield (
+            f"{name}.on_mail has @no_reply: a worker that stops or reloads cannot send its sessions away between two"
+            " messages, so they are cut when its time is up"
+        )
+    if Step.RCPT in wish.no_reply and filter_class.on_rcpt is not _plain().on_rcpt:
+        yield f"{name}.on_rcpt has @no_reply: it cannot refuse a recipient"
+    if not filter_class._fastmilter_plan.overridden:
+        yield f"{name} overrides no callback: it does nothing"
+
+
+def _plain() -> Any:
+    from fastmilter.filter import Filter
+
+    return Filter

@@ -1,0 +1,557 @@
+"""When to start workers, drain them and give them up: what the master decides, without a process or a clock.
+
+``Policy`` is told what happened (``on_...``) and returns what to do (``Action``); the supervisor does it, in order.
+The clock and the dice are arguments, so every rule here is tested without waiting.
+
+The rules:
+
+- Workers are numbered from 1. A generation starts with worker 1 alone; the others follow when it is ready. So a filter
+  that cannot be loaded is reported once, and costs one process.
+- The first generation must become ready: if its first worker dies before, the server ends with a status that tells why.
+- A worker that dies while the server runs is replaced. At once, if somebody killed it or if it had been healthy for
+  long; after 1, 2, 4 ... 60 s, if it left by itself or crashed soon after its start. If no worker is left, the next is
+  never further away than a second: a crash loop must not become an outage.
+- A worker that ends with ``EXIT_CONFIG`` is not replaced: the same would happen again.
+- A reload starts a new generation beside the old one, which drains only when every new worker is ready. If one of them
+  does not make it, the new ones go and the old ones stay. Two generations live at most: a reload that is asked for
+  meanwhile waits until the older one is gone, and makes it hurry.
+- A worker that does not leave when its time is up is killed.
+
+Times are seconds of ``time.monotonic()``.
+"""
+
+import logging
+import math
+import random
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+EXIT_OK: Final = 0
+EXIT_SOFTWARE: Final = 70
+"""A bug (EX_SOFTWARE of sysexits.h)."""
+EXIT_CONFIG: Final = 78
+"""Something in the configuration or the filter cannot work (EX_CONFIG)."""
+
+BACKOFF_FIRST_S: Final = 1.0
+BACKOFF_LONGEST_S: Final = 60.0
+BACKOFF_JITTER: Final = 0.2
+"""A delay is multiplied by 1 plus or minus this, so that workers that fell together do not rise together."""
+ONLY_WORKER_DELAY_S: Final = 1.0
+HEALTHY_AFTER_S: Final = 60.0
+"""A worker that was ready for so long has shown that it works."""
+KILL_GRACE_S: Final = 5.0
+"""What a worker that should leave at once, or that is lost, gets before it is killed."""
+DRAIN_GRACE_S: Final = 10.0
+"""What a draining worker gets beyond its last limit: it spends some of it on messages that are past DATA."""
+MOST_WORKERS: Final = 1024
+
+_CRASHES: Final = frozenset(
+    -number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)
+)
+"""Deaths by a signal that a program brings upon itself; other signals were sent by somebody."""
+
+
+# What to do.
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a worker; ``worker`` names it from now on, ``number`` is for people, ``slot`` is its shared memory."""
+
+    worker: int
+    number: int
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendDrain:
+    """Tell a worker to drain within these limits."""
+
+    worker: int
+    limits: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SendStopNow:
+    """Tell a worker to leave at once."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Send SIGKILL to a worker."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseListeners:
+    """Stop listening: the server leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReload:
+    """Read the settings again; then call ``begin_reload``, or leave everything as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndReload:
+    """The reload is over: what belongs to another generation than ``kept`` (settings, listeners) can go."""
+
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Log a line."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End the master; no worker is left."""
+
+    status: int
+
+
+Action = Spawn | SendDrain | SendStopNow | Kill | CloseListeners | PrepareReload | EndReload | Say | Leave
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The times of a generation, in seconds."""
+
+    ready: float
+    drain_stop: tuple[float, float, float]
+    drain_reload: tuple[float, float, float]
+
+
+class _State(Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class _Worker:
+    worker: int
+    number: int
+    slot: int
+    generation: int
+    deadline: float
+    """When it is killed unless something happens; infinite while it serves."""
+    state: _State = _State.STARTING
+    ready_at: float = math.inf
+    drained_by: float = math.inf
+    """While draining: when it must be gone."""
+    told_to_stop: bool = False
+    lost: bool = False
+    killed: bool = False
+
+    @property
+    def was_ready(self) -> bool:
+        return self.ready_at < math.inf
+
+
+@dataclass(slots=True)
+class _Generation:
+    generation: int
+    wanted: int
+    limits: Limits
+    proven: bool = False
+    """Whether one of its workers ever became ready."""
+    failures: dict[int, int] = field(default_factory=dict)
+    missing: dict[int, float] = field(default_factory=dict)
+    """Number of a worker that is to be replaced, and when."""
+    given_up: set[int] = field(default_factory=set)
+
+
+class Policy:
+    """The decisions of one master, from its start to its end."""
+
+    def __init__(
+        self,
+        workers: int,
+        limits: Limits,
+        *,
+        capacity: int,
+        clock: Callable[[], float],
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        """Prepare to run ``workers``; ``capacity`` is the number of slots, ``dice`` gives numbers from 0 to 1."""
+        self._clock = clock
+        self._dice = dice
+        self._capacity = capacity
+        self._workers: dict[int, _Worker] = {}
+        self._current = _Generation(1, workers, limits)
+        self._next: _Generation | None = None
+        self._last_worker = 0
+        self._last_generation = 1
+        self._reload_asked = False
+        self._stopping = False
+        self._status = EXIT_OK
+        self._left = False
+        self._actions: list[Action] = []
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is on its way out."""
+        return self._stopping
+
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return (self._next or self._current).wanted
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest generation."""
+        return self._last_generation
+
+    # -- what happened -------------------------------------------------------------------------------------------
+
+    def start(self) -> list[Action]:
+        """Begin."""
+        self._fill(self._current)
+        return self._take()
+
+    def on_ready(self, worker: int) -> list[Action]:
+        """A worker says that it serves."""
+        record = self._workers.get(worker)
+        if record is None or record.was_ready:
+            return self._take()
+        record.ready_at = self._clock()
+        if record.state is _State.DRAINING:  # asked to leave while it was starting: now it may finish what it accepted
+            if not record.told_to_stop and not record.killed:
+                record.deadline = record.drained_by
+            return self._take()
+        record.state, record.deadline = _State.SERVING, math.inf
+        generation = self._generation_of(record)
+        if generation is not None:
+            generation.proven = True
+            self._fill(generation)
+            if generation is self._next and self._serving(generation) == generation.wanted:
+                self._commit_reload()
+        self._consider_reload()
+        return self._take()
+
+    def on_exit(self, worker: int, status: int) -> list[Action]:
+        """A worker is gone; ``status`` is its exit code, or the negative number of the signal that ended it."""
+        record = self._workers.pop(worker, None)
+        if record is None:
+            return self._take()
+        generation = self._generation_of(record)
+        if self._stopping:
+            if status != EXIT_OK and record.was_ready and not record.told_to_stop and not self._status:
+                self._status = EXIT_SOFTWARE
+        elif record.state is _State.DRAINING or generation is None:
+            pass  # it was asked to leave
+        elif not generation.proven and generation is self._current:
+            self._say(logging.ERROR, f"no worker became ready: {_how(status)}")
+            self._begin_stop(EXIT_CONFIG if status == EXIT_CONFIG else EXIT_SOFTWARE)
+        elif generation is self._next and (not record.was_ready or not _was_killed(status)):
+            self._abort_reload(f"worker {record.number} of the new generation {_how(status)}")
+        else:
+            self._replace(generation, record, status)
+        self._consider_reload()
+        self._consider_leaving()
+        return self._take()
+
+    def on_lost(self, worker: int) -> list[Action]:
+        """A worker closed its channel: it ends by itself, or can no longer be reached."""
+        record = self._workers.get(worker)
+        if record is not None and record.state is not _State.DRAINING:
+            record.lost = True
+            record.deadline = min(record.deadline, self._clock() + KILL_GRACE_S)
+        return self._take()
+
+    def on_stop(self) -> list[Action]:
+        """TERM or INT: drain and leave; the second time, now."""
+        if self._stopping:
+            return self.on_stop_now()
+        self._say(logging.INFO, "stopping: draining all workers")
+        self._begin_stop(EXIT_OK)
+        self._consider_leaving()
+        return self._take()
+
+    def on_stop_now(self) -> list[Action]:
+        """QUIT, or the second TERM: leave without waiting for connections."""
+        self._say(logging.INFO, "stopping now")
+        if not self._stopping:
+            self._begin_stop(EXIT_OK)
+        for record in self._workers.values():
+            record.told_to_stop = True
+            record.deadline = min(record.deadline, self._clock() + KILL_GRACE_S)
+            self._actions.append(SendStopNow(record.worker))
+        self._consider_leaving()
+        return self._take()
+
+    def on_reload(self) -> list[Action]:
+        """HUP: start a new generation, now or as soon as at most one lives."""
+        if self._stopping:
+            return self._take()
+        busy = self._next is not None or not self._current.proven or self._older()
+        if busy:
+            self._say(logging.INFO, "reload: remembered, another change of generations is under way")
+            for record in self._older():
+                self._drain(record, self._current.limits.drain_stop)
+        self._reload_asked = True
+        self._consider_reload()
+        return self._take()
+
+    def on_more(self) -> list[Action]:
+        """TTIN: one worker more."""
+        return self._scale(+1)
+
+    def on_fewer(self) -> list[Action]:
+        """TTOU: one worker less, but never the last one."""
+        return self._scale(-1)
+
+    def begin_reload(self, workers: int, limits: Limits) -> list[Action]:
+        """Start the new generation, after ``PrepareReload``."""
+        if self._stopping or self._next is not None:
+            return self._take()
+        self._last_generation += 1
+        self._next = _Generation(self._last_generation, workers, limits)
+        self._say(logging.INFO, f"reload: starting generation {self._next.generation}")
+        self._fill(self._next)
+        return self._take()
+
+    def on_time(self) -> list[Action]:
+        """Do what is due; to be called whenever ``next_deadline`` has come, other calls do not harm."""
+        now = self._clock()
+        for record in [record for record in self._workers.values() if record.deadline <= now]:
+            self._expire(record)
+        for generation in self._generations():
+            for number in sorted(number for number, at in generation.missing.items() if at <= now):
+                self._spawn(generation, number)
+        return self._take()
+
+    def next_deadline(self) -> float | None:
+        """Return when ``on_time`` has something to do, ``None`` if nothing is planned."""
+        times = [record.deadline for record in self._workers.values()]
+        times += [at for generation in self._generations() for at in generation.missing.values()]
+        nearest = min(times, default=math.inf)
+        return nearest if nearest < math.inf else None
+
+    def shift(self, gap: float) -> None:
+        """Move everything that is planned: the process was stopped for ``gap`` seconds, and its workers perhaps too."""
+        for record in self._workers.values():
+            record.deadline += gap
+            record.drained_by += gap
+            record.ready_at += gap
+        for generation in self._generations():
+            generation.missing = {number: at + gap for number, at in generation.missing.items()}
+
+    # -- what follows from it ------------------------------------------------------------------------------------
+
+    def _take(self) -> list[Action]:
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _say(self, level: int, text: str) -> None:
+        self._actions.append(Say(level, text))
+
+    def _generations(self) -> Iterator[_Generation]:
+        """The generations whose workers are replaced: none once the server stops."""
+        if not self._stopping:
+            yield self._current
+            if self._next is not None:
+                yield self._next
+
+    def _generation_of(self, record: _Worker) -> _Generation | None:
+        return next((known for known in self._generations() if known.generation == record.generation), None)
+
+    def _members(self, generation: _Generation) -> list[_Worker]:
+        """The workers of a generation that are there to stay."""
+        return [
+            record
+            for record in self._workers.values()
+            if record.generation == generation.generation and record.state is not _State.DRAINING
+        ]
+
+    def _serving(self, generation: _Generation) -> int:
+        return sum(record.state is _State.SERVING for record in self._members(generation))
+
+    def _older(self) -> list[_Worker]:
+        """The workers of generations that were replaced, or that were given up by a failed reload."""
+        known = {generation.generation for generation in self._generations()}
+        return [record for record in self._workers.values() if record.generation not in known]
+
+    def _fill(self, generation: _Generation) -> None:
+        """Start the workers that a generation lacks, drain those that it has too many of."""
+        members = self._members(generation)
+        present = {record.number for record in members} | generation.missing.keys() | generation.given_up
+        for number in range(1, (generation.wanted if generation.proven else 1) + 1):
+            if number not in present:
+                self._spawn(generation, number)
+        for record in members:
+            if record.number > generation.wanted:
+                self._drain(record, self._current.limits.drain_reload)
+        for number in [number for number in generation.missing if number > generation.wanted]:
+            del generation.missing[number]
+
+    def _spawn(self, generation: _Generation, number: int) -> None:
+        generation.missing.pop(number, None)
+        taken = {record.slot for record in self._workers.values()}
+        slot = next((slot for slot in range(self._capacity) if slot not in taken), None)
+        now = self._clock()
+        if slot is None:
+            self._say(logging.ERROR, f"worker {number} cannot start: {self._capacity} processes are there already")
+            generation.missing[number] = now + BACKOFF_LONGEST_S
+            return
+        self._last_worker += 1
+        record = _Worker(self._last_worker, number, slot, generation.generation, now + generation.limits.ready)
+        self._workers[record.worker] = record
+        self._actions.append(Spawn(record.worker, number, slot, generation.generation))
+
+    def _replace(self, generation: _Generation, record: _Worker, status: int) -> None:
+        """Plan the successor of a worker that died while it was needed."""
+        number, now = record.number, self._clock()
+        if status == EXIT_CONFIG:
+            generation.given_up.add(number)
+            self._say(logging.ERROR, f"worker {number} {_how(status)}: not replaced before the next reload")
+        else:
+            healthy = record.was_ready and now - record.ready_at >= HEALTHY_AFTER_S
+            if healthy or (record.was_ready and _was_killed(status)):
+                failures = 0 if healthy else generation.failures.get(number, 0)
+                delay = 0.0
+            else:
+                failures = generation.failures.get(number, 0) + 1
+                delay = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30), BACKOFF_LONGEST_S)
+                delay *= 1 + BACKOFF_JITTER * (2 * self._dice() - 1)
+            generation.failures[number] = failures
+            generation.missing[number] = now + delay
+        if generation.missing and not self._members(generation):
+            first = min(generation.missing, key=lambda number: generation.missing[number])
+            generation.missing[first] = min(generation.missing[first], now + ONLY_WORKER_DELAY_S)
+        if number in generation.missing:
+            wait = generation.missing[number] - now
+            when = f"in {wait:.1f} s" if wait > 0 else "now"
+            self._say(logging.WARNING, f"worker {number} {_how(status)}: starting another {when}")
+            if wait <= 0:
+                self._spawn(generation, number)
+        self._consider_giving_up()
+
+    def _consider_giving_up(self) -> None:
+        """End the server if nothing is left of it that could ever serve again."""
+        current = self._current
+        if self._next is None and not current.missing and not self._members(current) and current.given_up:
+            self._say(logging.ERROR, "no worker can be started any more")
+            self._begin_stop(EXIT_CONFIG)
+
+    def _drain(self, record: _Worker, limits: tuple[float, float, float]) -> None:
+        """Tell a worker to drain; one that drains already is told again only if that makes it leave earlier."""
+        drained_by = self._clock() + limits[2] + DRAIN_GRACE_S
+        if record.drained_by <= drained_by:
+            return
+        record.state, record.drained_by = _State.DRAINING, drained_by
+        # A worker that is not ready yet has no connections: it has nothing to finish, and may hang.
+        record.deadline = drained_by if record.was_ready else self._clock() + KILL_GRACE_S
+        self._actions.append(SendDrain(record.worker, limits))
+
+    def _expire(self, record: _Worker) -> None:
+        """Act on a worker whose time is up."""
+        if record.killed:  # it does not even die: the kernel holds it; count it as gone
+            self._say(logging.ERROR, f"worker {record.number} does not end although it was killed")
+            self._actions = self.on_exit(record.worker, -signal.SIGKILL)
+            return
+        if record.state is _State.DRAINING:
+            why = "did not leave in time"
+        elif record.lost:
+            why = "let go of its channel and did not end"
+        else:
+            why = f"was not ready within {self._ready_limit(record):.0f} s"
+        self._say(logging.ERROR, f"worker {record.number} {why}: killed")
+        record.killed = True
+        record.deadline = self._clock() + KILL_GRACE_S
+        self._actions.append(Kill(record.worker))
+
+    def _ready_limit(self, record: _Worker) -> float:
+        generation = self._generation_of(record)
+        return (generation or self._current).limits.ready
+
+    def _scale(self, step: int) -> list[Action]:
+        wanted = self.wanted + step
+        if self._stopping or not 1 <= wanted <= MOST_WORKERS:
+            self._say(logging.INFO, f"the number of workers stays {self.wanted}")
+            return self._take()
+        for generation in self._generations():  # both: should the reload fail, the old one has the new size
+            generation.wanted = wanted
+        self._say(logging.INFO, f"the number of workers is now {wanted}")
+        if self._next is None:
+            self._fill(self._current)
+        else:
+            self._fill(self._next)
+            if self._serving(self._next) == self._next.wanted:
+                self._commit_reload()
+                self._consider_reload()
+        return self._take()
+
+    def _consider_reload(self) -> None:
+        if self._reload_asked and not self._stopping and self._next is None and self._current.proven:
+            older = self._older()
+            if not older:
+                self._reload_asked = False
+                self._actions.append(PrepareReload())
+            for record in older:
+                self._drain(record, self._current.limits.drain_stop)
+
+    def _commit_reload(self) -> None:
+        """The new generation is ready as a whole: the old one leaves."""
+        assert self._next is not None
+        self._current, self._next = self._next, None
+        self._say(logging.INFO, f"reload: generation {self._current.generation} serves, the old workers drain")
+        self._actions.append(EndReload(self._current.generation))
+        for record in self._older():
+            self._drain(record, self._current.limits.drain_reload)
+
+    def _abort_reload(self, why: str) -> None:
+        """The new generation did not make it: the old one stays."""
+        self._next = None
+        self._say(logging.ERROR, f"reload failed, the old workers stay: {why}")
+        for record in self._older():
+            self._drain(record, self._current.limits.drain_stop)
+        self._actions.append(EndReload(self._current.generation))
+        self._fill(self._current)
+        self._consider_giving_up()
+
+    def _begin_stop(self, status: int) -> None:
+        self._stopping, self._status = True, status
+        self._next = None
+        self._actions.append(CloseListeners())
+        for record in self._workers.values():
+            self._drain(record, self._current.limits.drain_stop)
+
+    def _consider_leaving(self) -> None:
+        if self._stopping and not self._workers and not self._left:
+            self._left = True
+            self._actions.append(Leave(self._status))
+
+
+def _was_killed(status: int) -> bool:
+    """Tell whether somebody else ended the process: it is no fault of the program."""
+    return status < 0 and status not in _CRASHES
+
+
+def _how(status: int) -> str:
+    """Say how a process ended.
+
+    >>> _how(-9), _how(78), _how(1)
+    ('died of SIGKILL', 'could not use the configuration', 'ended with status 1')
+    """
+    if status == EXIT_CONFIG:
+        return "could not use the configuration"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"died of {signal.Signals(-status).name}"
+    except ValueError:
+        return f"died of signal {-status}"

@@ -1,0 +1,394 @@
+"""The master: binds, forks, watches and reaps; serves nobody.
+
+Everything that is decided is decided by ``Policy``; here it is done. There is one wait, for signals, workers' channels
+and ends of workers, until the next deadline of the policy. No thread, no code of the user, nothing else that could
+fail or leak lives in this process: whoever forks must be simple.
+
+``_fork`` is the only place of the package that forks. The child never comes back from it: it ends in ``os._exit``, so
+no ``finally`` of the master runs twice.
+
+Errors: ``ConfigError`` from ``run`` if the server cannot start (an address, for instance). While it runs, nothing that
+a worker does reaches the master; a bug of the master itself closes the channels, and the workers drain.
+"""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, Protocol
+
+from fastmilter.endpoints import Endpoint
+from fastmilter.errors import ConfigError
+from fastmilter.server import channel, policy, titles
+from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
+from fastmilter.server.load import Target, load_filter
+from fastmilter.server.settings import Settings
+from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
+from fastmilter.server.slots import CAPACITY, Slots
+
+log = logging.getLogger(__name__)
+
+GAP_S: Final = 5.0
+"""Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
+
+
+class Runnable(Protocol):
+    """What a worker class makes."""
+
+    def run(self) -> int:
+        """Serve until told otherwise; return the exit status."""
+        ...
+
+
+WorkerClass = Callable[[Any, Settings, list[socket.socket], socket.socket, Slots, int], Runnable]
+"""Filter class, settings, listeners, channel to the master, shared slots, own slot; called in the child."""
+
+
+@dataclass(slots=True)
+class _Child:
+    """A worker as a process."""
+
+    worker: int
+    number: int
+    slot: int
+    generation: int
+    pid: int
+    link: socket.socket
+    """The master's end of the channel."""
+    pidfd: int
+    """A descriptor that is readable once the process has ended; -1 where the system has none."""
+    reader: channel.Reader = field(default_factory=channel.Reader)
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What the workers of one generation run with."""
+
+    settings: Settings
+    listeners: tuple[Listener, ...]
+
+
+class Supervisor:
+    """The master process; made and run once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_class: WorkerClass,
+        *,
+        reread: Callable[[], Settings] | None = None,
+        load: Callable[[Target], Any] = load_filter,
+        lifeline: int | None = None,
+        pidfds: bool = True,
+    ) -> None:
+        """Prepare a server; nothing is opened before ``run``.
+
+        ``reread`` gives the settings for a reload. ``load`` imports the filter, in the worker. ``lifeline`` is a
+        descriptor whose end of file means that whoever started this server is gone. Without ``pidfds`` the ends of
+        workers are learnt from SIGCHLD, as on systems that have no pidfd.
+        """
+        self._settings = settings
+        self._worker_class = worker_class
+        self._reread = reread or (lambda: settings)
+        self._load = load
+        self._lifeline = lifeline
+        self._pidfds = pidfds and hasattr(os, "pidfd_open")
+        self._slots = Slots(CAPACITY)
+        self._children: dict[int, _Child] = {}
+        self._setups: dict[int, _Setup] = {}
+        self._status: int | None = None
+        self._policy = policy.Policy(
+            settings.workers, _limits(settings), capacity=self._slots.count, clock=time.monotonic
+        )
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit status."""
+        titles.master_title(self._settings.target.name)
+        with SignalPipe((*MASTER_SIGNALS, signal.SIGCHLD)) as self._signals:
+            try:
+                with selectors.DefaultSelector() as self._selector:
+                    self._setups[1] = _Setup(self._settings, self._open_listeners(self._settings.listen))
+                    self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+                    if self._lifeline is not None:
+                        os.set_inheritable(self._lifeline, False)
+                        self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
+                    self._do(self._policy.start())
+                    while self._status is None:
+                        self._turn()
+            finally:
+                self._close_listeners()
+                for child in self._children.values():
+                    child.link.close()  # to a worker that is still there, its master is gone
+        log.info("the server ends status=%d", self._status)
+        return self._status
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Wait for what happens next, and act on it."""
+        before = time.monotonic()
+        deadline = self._policy.next_deadline()
+        # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
+        timeout = None if deadline is None else max(0.0, deadline - before)
+        events = self._selector.select(timeout)
+        late = 0.0 if timeout is None else time.monotonic() - before - timeout
+        if late > GAP_S:
+            log.warning("the master was suspended for %.0f s: all deadlines move", late)
+            self._policy.shift(late)
+        # News from workers come before orders from outside: a worker that became ready counts as ready.
+        for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
+            key.data()
+        self._do(self._policy.on_time())
+
+    def _do(self, actions: Iterable[policy.Action]) -> None:
+        """Carry out what the policy decided, and what follows from it."""
+        waiting = deque(actions)
+        while waiting:
+            waiting.extend(self._act(waiting.popleft()))
+
+    def _act(self, action: policy.Action) -> list[policy.Action]:
+        match action:
+            case policy.Say(level, text):
+                log.log(level, "%s", text)
+            case policy.Spawn():
+                return self._spawn(action)
+            case policy.SendDrain(worker, limits):
+                self._send(worker, channel.Drain(limits))
+            case policy.SendStopNow(worker):
+                self._send(worker, channel.StopNow())
+            case policy.Kill(worker):
+                if worker in self._children:
+                    # Not reaped yet, so the number cannot be another process's.
+                    os.kill(self._children[worker].pid, signal.SIGKILL)
+            case policy.CloseListeners():
+                titles.mark_draining()
+                self._close_listeners()
+            case policy.PrepareReload():
+                return self._prepare_reload()
+            case policy.EndReload(kept):
+                self._keep_setup(kept)
+            case policy.Leave(status):
+                self._status = status
+        return []
+
+    def _send(self, worker: int, message: channel.Message) -> None:
+        child = self._children.get(worker)
+        if child is not None and not channel.send(child.link, message):
+            log.warning("worker %d cannot be reached pid=%d", child.number, child.pid)
+
+    # -- what happens --------------------------------------------------------------------------------------------
+
+    def _on_signals(self) -> None:
+        """Handle signals, in this order whatever the order they came in."""
+        came = self._signals.take()
+        if signal.SIGCHLD in came:
+            for child in [child for child in self._children.values() if child.pidfd < 0]:
+                self._reap(child)
+        if signal.SIGQUIT in came:
+            self._do(self._policy.on_stop_now())
+        if signal.SIGTERM in came or signal.SIGINT in came:
+            self._do(self._policy.on_stop())
+        if signal.SIGHUP in came:
+            self._do(self._policy.on_reload())
+        if signal.SIGTTIN in came:
+            self._do(self._policy.on_more())
+        if signal.SIGTTOU in came:
+            self._do(self._policy.on_fewer())
+
+    def _on_lifeline(self) -> None:
+        assert self._lifeline is not None
+        with contextlib.suppress(OSError):
+            if os.read(self._lifeline, 1):
+                return  # not for us: only the end counts
+        self._selector.unregister(self._lifeline)
+        log.warning("the program that started this server is gone")
+        if not self._policy.stopping:
+            self._do(self._policy.on_stop())
+
+    def _on_channel(self, child: _Child) -> None:
+        if child.worker not in self._children:
+            return  # reaped within this turn
+        messages, gone = channel.receive(child.link, child.reader)
+        if gone and not child.lost:
+            child.lost = True
+            self._selector.unregister(child.link)
+        if any(isinstance(message, channel.Ready) for message in messages):
+            log.info("worker %d is ready pid=%d generation=%d", child.number, child.pid, child.generation)
+            self._do(self._policy.on_ready(child.worker))
+        if gone and child.worker in self._children:
+            self._do(self._policy.on_lost(child.worker))
+
+    def _reap(self, child: _Child) -> None:
+        """Find out whether a worker has ended, and tell the policy."""
+        try:
+            pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
+        except ChildProcessError:  # somebody ignores SIGCHLD for us: it is gone, and nobody knows how
+            pid, wait_status = child.pid, policy.EXIT_SOFTWARE << 8
+        if pid == 0 or child.worker not in self._children:
+            return
+        if not child.lost:
+            self._on_channel(child)  # what it said last: it may have become ready before it died
+        del self._children[child.worker]
+        if not child.lost:
+            self._selector.unregister(child.link)
+        child.link.close()
+        if child.pidfd >= 0:
+            self._selector.unregister(child.pidfd)
+            os.close(child.pidfd)
+        if self._slots.pid(child.slot) == child.pid:
+            self._slots.clear(child.slot)
+        status = os.waitstatus_to_exitcode(wait_status)
+        log.info("worker %d ended pid=%d generation=%d status=%d", child.number, child.pid, child.generation, status)
+        self._do(self._policy.on_exit(child.worker, status))
+
+    # -- generations ---------------------------------------------------------------------------------------------
+
+    def _prepare_reload(self) -> list[policy.Action]:
+        """Read the settings again and open what is new; nothing changes if that fails."""
+        former = self._settings
+        known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
+        try:
+            settings = self._reread()
+            listeners = self._open_listeners(settings.listen)
+        except ConfigError as error:
+            log.error("reload failed, the old workers stay: %s", error)
+            return []
+        # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
+        workers = settings.workers if settings.workers != former.workers else self._policy.wanted
+        actions = self._policy.begin_reload(workers, _limits(settings))
+        if not actions:
+            for listener in listeners:
+                if id(listener) not in known:
+                    listener.close()
+            return []
+        self._setups[self._policy.newest] = _Setup(settings, listeners)
+        return actions
+
+    def _keep_setup(self, generation: int) -> None:
+        """Let go of what only other generations needed."""
+        kept = self._setups[generation]
+        for setup in self._setups.values():
+            for listener in setup.listeners:
+                if listener not in kept.listeners:
+                    listener.close()
+        self._setups = {generation: kept}
+        self._settings = kept.settings
+        titles.master_title(kept.settings.target.name)
+
+    def _open_listeners(self, addresses: Iterable[Endpoint]) -> tuple[Listener, ...]:
+        """Return listeners for all addresses, those that are open already among them."""
+        old = [listener for setup in self._setups.values() for listener in setup.listeners]
+        listeners: list[Listener] = []
+        opened: list[Listener] = []
+        try:
+            for address in addresses:
+                listener = next((listener for listener in old if listener.is_at(address)), None)
+                if listener is None:
+                    listener = open_listener(address)
+                    opened.append(listener)
+                    where = spelling_for_postfix(listener.bound)
+                    log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
+                listeners.append(listener)
+        except ConfigError:
+            for listener in opened:
+                listener.close()
+            raise
+        return tuple(listeners)
+
+    def _close_listeners(self) -> None:
+        for setup in self._setups.values():
+            for listener in setup.listeners:
+                listener.close()
+
+    # -- birth ---------------------------------------------------------------------------------------------------
+
+    def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+        try:
+            child = self._fork(spawn)
+        except OSError as error:
+            log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
+            return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
+        self._children[spawn.worker] = child
+        self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
+        if child.pidfd >= 0:
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
+        return []
+
+    def _fork(self, spawn: policy.Spawn) -> _Child:
+        """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
+        ours, theirs = channel.open_channel()
+        self._slots.clear(spawn.slot)
+        sys.stdout.flush()  # what is buffered would be written by both
+        sys.stderr.flush()
+        try:
+            with self._signals.blocked():
+                pid = os.fork()
+                if pid == 0:
+                    self._live(spawn, ours, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        pidfd = -1
+        if self._pidfds:
+            with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
+                pidfd = os.pidfd_open(pid)
+        return _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
+
+    def _live(self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
+        """Be a worker, from the fork to the end of the process."""
+        status = policy.EXIT_SOFTWARE
+        try:
+            self._signals.forget_in_child()
+            setup = self._setups[spawn.generation]
+            masters_end.close()
+            self._forget_master(setup)
+            titles.worker_title(spawn.number, setup.settings.target.name)
+            self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation)
+            filter_class = self._load(setup.settings.target)
+            listeners = [listener.socket for listener in setup.listeners]
+            worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)
+            status = worker.run()
+        except ConfigError as error:
+            log.error("%s", error)
+            status = policy.EXIT_CONFIG
+        except BaseException:
+            log.exception("worker %d failed pid=%d", spawn.number, os.getpid())
+        finally:
+            with contextlib.suppress(Exception):
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _forget_master(self, setup: _Setup) -> None:
+        """Close the descriptors of the master in a child.
+
+        A copy of a sibling's channel above all: as long as one exists, the sibling does not notice that the master
+        died. Nothing is unregistered from the selector, which would change the master's too: both share it.
+        """
+        self._selector.close()
+        for sibling in self._children.values():
+            sibling.link.close()
+            if sibling.pidfd >= 0:
+                os.close(sibling.pidfd)
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+        for other in self._setups.values():
+            for listener in other.listeners:
+                if listener not in setup.listeners:
+                    listener.socket.close()
+
+
+def _limits(settings: Settings) -> policy.Limits:
+    return policy.Limits(settings.ready_timeout, settings.drain_stop, settings.drain_reload)
