@@ -6,6 +6,7 @@ Subclass ``Filter``, run it with ``fastmilter serve module:Class``, and point th
 
 from fastmilter._version import __version__
 from fastmilter.addresses import Address, Params, Recipient, SocketAddress
+from fastmilter.client import Client, Timeouts
 from fastmilter.constants import Action, ProtocolFlag, Step
 from fastmilter.errors import (
     ConfigError,
@@ -33,6 +34,7 @@ from fastmilter.replies import (
     VerdictKind,
     reply,
 )
+from fastmilter.server import serve
 
 __all__ = [
     "ACCEPT",
@@ -44,6 +46,7 @@ __all__ = [
     "Action",
     "Address",
     "Answer",
+    "Client",
     "ConfigError",
     "Connection",
     "FastmilterError",
@@ -62,6 +65,7 @@ __all__ = [
     "RemoteProtocolError",
     "SocketAddress",
     "Step",
+    "Timeouts",
     "Verdict",
     "VerdictKind",
     "Wish",
@@ -69,4 +73,5 @@ __all__ = [
     "early_verdict",
     "no_reply",
     "reply",
+    "serve",
 ]

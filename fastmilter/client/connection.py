@@ -9,7 +9,7 @@ Errors: those of ``fastmilter.client.errors`` for the milter's side, ``LocalProt
 """
 
 import contextlib
-import secrets
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -84,7 +84,7 @@ class Client:
             version=version,
             actions=actions,
             protocol=protocol,
-            queue_prefix=secrets.token_hex(3).upper(),
+            queue_prefix=os.urandom(3).hex().upper(),
         )
         self._socket: socket.socket | None = None
         self._last = b""

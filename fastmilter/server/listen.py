@@ -9,7 +9,6 @@ Errors: ``ConfigError``, which names the address.
 import errno
 import grp
 import os
-import secrets
 import socket
 import stat
 from collections.abc import Callable
@@ -60,7 +59,7 @@ class Listener:
         self.bound: Final = bound
         """The address as it is: the port that the kernel chose for 0, the name of an inherited socket."""
         self.socket: Final = sock
-        self._inode: Final = inode
+        self._inode = inode
 
     def is_at(self, address: Endpoint) -> bool:
         """Tell whether this is the listener of ``address``; ``ConfigError`` if only its mode or group would differ."""
@@ -73,11 +72,12 @@ class Listener:
     def close(self) -> None:
         """Close the socket, and remove the path of a unix socket if it is still ours and not a successor's."""
         self.socket.close()
-        if self._inode is None or self.address.path is None:
+        inode, self._inode = self._inode, None  # once only: a successor may be given the same inode after that
+        if inode is None or self.address.path is None:
             return
         try:
             status = os.lstat(self.address.path)
-            if (status.st_dev, status.st_ino) == self._inode:
+            if (status.st_dev, status.st_ino) == inode:
                 os.unlink(self.address.path)
         except OSError:
             return  # gone already, or no longer ours to remove: then it is not in anybody's way either
@@ -183,7 +183,7 @@ def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
 
 def _private_name(path: str) -> str:
     """Return a name in the same directory that nobody knows; beside the real one if it fits, since ``ss`` shows it."""
-    token = secrets.token_hex(3)
+    token = os.urandom(3).hex()
     name = f"{path}.{token}"
     return name if len(os.fsencode(name)) <= MAX_UNIX_PATH_BYTES else os.path.join(os.path.dirname(path), "." + token)
 
