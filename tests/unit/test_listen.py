@@ -1,0 +1,290 @@
+"""Listeners: what they are, and what they do not take over. (How addresses are spelled: test_endpoints.py.)"""
+
+import errno
+import grp
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fastmilter.endpoints import EndpointKind, parse_endpoint
+from fastmilter.errors import ConfigError
+from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def opened(stack: ExitStack, text: str, *, backlog: int = 128) -> Listener:
+    listener = open_listener(parse_endpoint(text), backlog=backlog)
+    stack.callback(listener.close)
+    return listener
+
+
+def answers(listener: Listener) -> bool:
+    """Connect to a listener; whether it was there."""
+    name = listener.socket.getsockname() if listener.bound.path is None else listener.bound.path
+    with socket.socket(listener.socket.family, socket.SOCK_STREAM) as client:
+        client.settimeout(10)
+        client.connect(name)
+    connection, _ = listener.socket.accept()
+    connection.close()
+    return True
+
+
+@pytest.mark.parametrize(
+    "text", ["inet:0@127.0.0.1", "inet:127.0.0.1:0", "inet:0@localhost", "inet6:0@[::1]", "inet:0"]
+)
+def test_a_tcp_listener(stack: ExitStack, text: str) -> None:
+    listener = opened(stack, text)
+    assert isinstance(listener.bound.port, int)
+    assert listener.bound.port > 0
+    assert listener.bound.host == listener.address.host
+    sock = listener.socket
+    assert not sock.getblocking()
+    assert not sock.get_inheritable()
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def test_connections_inherit_what_they_need(stack: ExitStack) -> None:
+    listener = opened(stack, "inet:0@127.0.0.1")
+    with socket.create_connection(listener.socket.getsockname(), timeout=10):
+        connection, _ = listener.socket.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_ipv4_and_ipv6_share_a_port(stack: ExitStack) -> None:
+    first = opened(stack, "inet:0")
+    second = opened(stack, f"inet6:{first.bound.port}")
+    assert answers(first)
+    assert second.socket.family == socket.AF_INET6
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("inet:0@192.0.2.1", "inet:0@192.0.2.1: this machine does not have that address"),
+        ("inet:nosuchservice@127.0.0.1", "there is no service 'nosuchservice' on this machine"),
+        ("inet:0@no-such-host.invalid", "no IPv4 address of 'no-such-host.invalid'"),
+        ("fd:9999", "fd:9999: descriptor 9999 is not open"),
+    ],
+)
+def test_what_cannot_be_listened_on(text: str, error: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_listener(parse_endpoint(text))
+    assert error in str(caught.value)
+
+
+def test_a_port_in_use_is_refused(stack: ExitStack) -> None:
+    port = opened(stack, "inet:0@127.0.0.1").bound.port
+    with pytest.raises(ConfigError, match=f"inet:{port}@127.0.0.1: another program listens there already"):
+        open_listener(parse_endpoint(f"inet:{port}@127.0.0.1"))
+
+
+def test_a_port_can_be_had_again_at_once(stack: ExitStack) -> None:
+    first = opened(stack, "inet:0@127.0.0.1")
+    with socket.create_connection(first.socket.getsockname(), timeout=10):
+        connection, _ = first.socket.accept()
+        connection.close()  # our side closes first: the port stays in TIME_WAIT
+        first.close()
+    assert opened(stack, f"inet:{first.bound.port}@127.0.0.1").bound == first.bound
+
+
+def test_a_unix_listener_has_its_mode_and_group(stack: ExitStack, tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    listener = opened(stack, f"unix:{tmp_path}/fm.sock?mode=0640&group={group}")
+    status = os.lstat(tmp_path / "fm.sock")
+    assert stat.S_ISSOCK(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o640
+    assert status.st_gid == os.getgid()
+    assert answers(listener)
+    assert os.listdir(tmp_path) == ["fm.sock"]  # nothing private is left over
+
+
+def test_a_unix_listener_is_for_user_and_group_by_default_whatever_the_umask(stack: ExitStack, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        opened(stack, f"unix:{tmp_path}/fm.sock")
+        assert os.umask(0) == 0  # and it is as it was
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.lstat(tmp_path / "fm.sock").st_mode) == 0o660
+
+
+def test_there_is_no_moment_in_which_the_socket_is_open_to_all(stack: ExitStack, tmp_path: Path) -> None:
+    """Watch the directory while listeners come and go: no name in it ever has more rights than asked for."""
+    wider: list[str] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for name in os.listdir(tmp_path):
+                try:
+                    mode = stat.S_IMODE(os.lstat(tmp_path / name).st_mode)
+                except FileNotFoundError:
+                    continue
+                if mode & ~0o620:
+                    wider.append(f"{name}: {mode:o}")
+
+    before = os.umask(0)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(300):
+            open_listener(parse_endpoint(f"unix:{tmp_path}/fm.sock?mode=0620")).close()
+    finally:
+        done.set()
+        watcher.join(timeout=60)
+        os.umask(before)
+    assert not wider
+
+
+def test_close_removes_the_path(stack: ExitStack, tmp_path: Path) -> None:
+    listener = open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+    listener.close()
+    assert os.listdir(tmp_path) == []
+    listener.close()  # once more does not harm
+
+
+def test_conformance_116_close_leaves_the_socket_of_a_successor(stack: ExitStack, tmp_path: Path) -> None:
+    first = open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+    os.unlink(tmp_path / "fm.sock")
+    second = opened(stack, f"{tmp_path}/fm.sock")
+    first.close()
+    assert answers(second)
+
+
+def test_conformance_115_a_stale_socket_is_replaced(stack: ExitStack, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(tmp_path / "fm.sock"))
+    assert answers(opened(stack, f"{tmp_path}/fm.sock"))
+
+
+def test_conformance_115_a_live_socket_is_refused(stack: ExitStack, tmp_path: Path) -> None:
+    first = opened(stack, f"{tmp_path}/fm.sock")
+    with pytest.raises(ConfigError, match=r"fm\.sock: another program listens there already"):
+        open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+    connection, _ = first.socket.accept()  # the question itself
+    connection.close()
+    assert answers(first)
+
+
+def test_conformance_115_a_live_socket_with_a_full_queue_is_refused(stack: ExitStack, tmp_path: Path) -> None:
+    opened(stack, f"{tmp_path}/fm.sock", backlog=0)
+    while True:
+        client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        client.setblocking(False)
+        if client.connect_ex(str(tmp_path / "fm.sock")) == errno.EAGAIN:
+            break
+    with pytest.raises(ConfigError, match="another program listens there already"):
+        open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_conformance_115_what_is_no_socket_is_refused_and_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "fm.sock"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="the path exists and is not a socket"):
+        open_listener(parse_endpoint(f"unix:{path}"))
+    assert os.listdir(tmp_path) == ["fm.sock"]
+
+
+def test_a_socket_of_another_type_is_refused(stack: ExitStack, tmp_path: Path) -> None:
+    other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    other.bind(str(tmp_path / "fm.sock"))
+    with pytest.raises(ConfigError, match="cannot tell whether the socket is in use"):
+        open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{}/no/fm.sock", "the directory '{}/no' does not exist"),
+        ("{}/fm.sock?group=no-such-group", "there is no group 'no-such-group' on this machine"),
+    ],
+)
+def test_unix_errors_say_what_is_missing(tmp_path: Path, text: str, error: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_listener(parse_endpoint("unix:" + text.format(tmp_path)))
+    assert error.format(tmp_path) in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", [97, 103])
+def test_a_path_as_long_as_it_may_be(stack: ExitStack, tmp_path: Path, length: int) -> None:
+    path = f"{tmp_path}/" + "x" * (length - len(str(tmp_path)) - 1)
+    assert answers(opened(stack, path))
+
+
+def test_an_inherited_listener_is_taken_over(stack: ExitStack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as original:
+        name = original.getsockname()
+        number = os.dup(original.fileno())
+    os.set_inheritable(number, True)
+    listener = opened(stack, f"fd:{number}")
+    assert (listener.bound.kind, listener.bound.host, listener.bound.port) == (EndpointKind.INET, *name)
+    assert not listener.socket.get_inheritable()
+    assert answers(listener)
+
+
+def test_an_inherited_unix_listener_keeps_its_path(stack: ExitStack, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as original:
+        original.bind(str(tmp_path / "fm.sock"))
+        original.listen()
+        listener = open_listener(parse_endpoint(f"fd:{os.dup(original.fileno())}"))
+    assert listener.bound.path == str(tmp_path / "fm.sock")
+    listener.close()
+    assert os.listdir(tmp_path) == ["fm.sock"]  # it belongs to whoever made it
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("pipe", "is not a socket"), ("udp", "is not a TCP or unix stream socket"), ("tcp", "does not listen")],
+)
+def test_an_inherited_descriptor_of_another_kind_is_refused_and_stays_open(
+    stack: ExitStack, kind: str, error: str
+) -> None:
+    if kind == "pipe":
+        number, other = os.pipe()
+        stack.callback(os.close, other)
+    else:
+        type_ = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
+        number = socket.socket(socket.AF_INET, type_).detach()
+    stack.callback(os.close, number)  # fails if it was closed
+    with pytest.raises(ConfigError, match=error):
+        open_listener(parse_endpoint(f"fd:{number}"))
+
+
+def test_a_reload_knows_its_own_listeners(stack: ExitStack, tmp_path: Path) -> None:
+    listener = opened(stack, f"unix:{tmp_path}/fm.sock?mode=0600")
+    assert listener.is_at(parse_endpoint(f"local:{tmp_path}/fm.sock?mode=0600"))
+    assert not listener.is_at(parse_endpoint(f"unix:{tmp_path}/other.sock"))
+    with pytest.raises(ConfigError, match="cannot be changed: restart"):
+        listener.is_at(parse_endpoint(f"unix:{tmp_path}/fm.sock?mode=0660"))
+
+
+def test_the_spelling_for_postfix() -> None:
+    for text, spelling in (
+        ("inet:8894@0.0.0.0", "inet:127.0.0.1:8894"),
+        ("inet:8894@mail.example", "inet:mail.example:8894"),
+        ("inet6:8894", "inet:[::1]:8894"),
+        ("unix:/run/fm.sock?mode=0660", "unix:/run/fm.sock"),
+        ("fd:3", "fd:3"),
+    ):
+        assert spelling_for_postfix(parse_endpoint(text)) == spelling
