@@ -5,12 +5,12 @@ import faulthandler
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from fastmilter.commands import EXIT_OK, set_up_logging
-from fastmilter.constants import Step
 from fastmilter.endpoints import EndpointKind
 from fastmilter.errors import ConfigError
+from fastmilter.plan import build_options, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.settings import OPTIONS, Settings, load_settings
@@ -24,6 +24,8 @@ signals to the master:
   HUP         reload: new workers with the code and the configuration of now, then the old ones leave
   TTIN, TTOU  one worker more, one less
 """
+
+_WARNING: Final = "warning: "
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     def read() -> Settings:
         settings = load_settings(command_line, os.environ)
         set_up_logging(settings.log_level)
-        for warning in settings.warnings:
-            log.warning("%s", warning)
+        if not settings.check_config:
+            for warning in settings.warnings:
+                log.warning("%s", warning)
         return settings
 
     settings = read()
@@ -71,9 +74,6 @@ def check(settings: Settings) -> Iterator[str]:
     Raises ``ConfigError`` at the first thing that cannot work. The filter's code is imported and one object is made;
     ``worker_started`` is not called, since it may open connections.
     """
-    from fastmilter.filter import describe
-    from fastmilter.plan import build_options
-
     filter_class = load_filter(settings.target)
     build_options(filter_class, settings.filter_options)
     try:
@@ -89,29 +89,11 @@ def check(settings: Settings) -> Iterator[str]:
             mode = UNIX_MODE if address.mode is None else address.mode
             yield f"  with mode {mode:04o}, group {address.group or 'of the user that runs it'}"
     yield f"workers: {settings.workers}"
+    described = describe(filter_class)
     yield "would negotiate:"
-    for line in describe(filter_class):
-        yield f"  {line}"
-    for warning in (*settings.warnings, *_warnings(filter_class)):
-        yield f"warning: {warning}"
-    yield "the configuration can be used"
-
-
-def _warnings(filter_class: Any) -> Iterator[str]:
-    """Yield what is allowed but perhaps not meant."""
-    wish, name = filter_class.wish(), filter_class.__name__
-    if Step.MAIL in wish.no_reply:
-        yield (
-            f"{name}.on_mail has @no_reply: a worker that stops or reloads cannot send its sessions away between two"
-            " messages, so they are cut when its time is up"
-        )
-    if Step.RCPT in wish.no_reply and filter_class.on_rcpt is not _plain().on_rcpt:
-        yield f"{name}.on_rcpt has @no_reply: it cannot refuse a recipient"
+    yield from (f"  {line}" for line in described if not line.startswith(_WARNING))
+    yield from (line for line in described if line.startswith(_WARNING))
     if not filter_class._fastmilter_plan.overridden:
-        yield f"{name} overrides no callback: it does nothing"
-
-
-def _plain() -> Any:
-    from fastmilter.filter import Filter
-
-    return Filter
+        yield f"{_WARNING}{filter_class.__name__} overrides no callback: it does nothing"
+    yield from (_WARNING + warning for warning in settings.warnings)
+    yield "the configuration can be used"

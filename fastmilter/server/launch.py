@@ -6,7 +6,6 @@ stay out of it.
 """
 
 import difflib
-import json
 import os
 import signal
 import sys
@@ -125,6 +124,8 @@ def _environment(options: Mapping[str, Any] | None) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     if options is None:
         return environment
+    import json
+
     for key, value in options.items():
         try:
             json.dumps(value, allow_nan=False)

@@ -22,7 +22,7 @@ Times are seconds of ``time.monotonic()``.
 
 import logging
 import math
-import random
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -173,6 +173,11 @@ class _Generation:
     given_up: set[int] = field(default_factory=set)
 
 
+def _throw() -> float:
+    """Return a number from 0 to 1; for so few, the module random with its tables is not worth its memory."""
+    return int.from_bytes(os.urandom(4)) / 0xFFFFFFFF
+
+
 class Policy:
     """The decisions of one master, from its start to its end."""
 
@@ -183,7 +188,7 @@ class Policy:
         *,
         capacity: int,
         clock: Callable[[], float],
-        dice: Callable[[], float] = random.random,
+        dice: Callable[[], float] = _throw,
     ) -> None:
         """Prepare to run ``workers``; ``capacity`` is the number of slots, ``dice`` gives numbers from 0 to 1."""
         self._clock = clock

@@ -9,7 +9,6 @@ right.
 """
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -312,6 +311,8 @@ def _filter_options_from(environment: Mapping[str, str]) -> dict[str, Any]:
     text = environment.get(_FILTER_VARIABLE, "")
     if not text:
         return {}
+    import json  # here, as tomllib below: most servers need neither
+
     try:
         table = json.loads(text)
     except ValueError as error:
@@ -337,7 +338,7 @@ def _odd_variables(environment: Mapping[str, str]) -> list[str]:
 
 def _from_file(path: str) -> tuple[dict[str, object], dict[str, Any]]:
     """Return the options in a TOML file and its [filter] table."""
-    import tomllib  # here: a server without a file does not need it
+    import tomllib
 
     try:
         with open(path, "rb") as file:
