@@ -32,6 +32,8 @@ SPOOL_MEMORY_BYTES: Final = 1 << 20
 APPEND_INDEX: Final = 10000
 """An index for INSHEADER that is beyond the end of every header section, and no large number to either MTA."""
 
+_MADE_BY_MTA: Final = frozenset({b"date", b"from", b"message-id"})
+
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")  # RFC 5322 section 3.6.8: printable ASCII without the colon
 _NOT_FOLDING = re.compile(rb"\n(?![ \t])")
 
@@ -179,11 +181,14 @@ def compose(edits: list[Edit], shown: list[bytes] | None, appends_in_place: bool
     present = set(counts or ())
     for addition in additions:
         if isinstance(addition, AppendHeader):
-            in_the_way = appends_in_place and addition.name.lower() in present
+            name = addition.name.lower()
+            # Without the header section one of that name may be there. Date, From and Message-Id of Sendmail's own
+            # making are replaced by ADDHEADER only.
+            in_the_way = name in present or (counts is None and name not in _MADE_BY_MTA)
             head.append(
                 codec.encode(
                     codec.InsertHeader(APPEND_INDEX, addition.name, addition.value)
-                    if in_the_way
+                    if appends_in_place and in_the_way
                     else codec.AddHeader(addition.name, addition.value)
                 )
             )
