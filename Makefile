@@ -1,0 +1,82 @@
+# The two that matter:  make demo   and   make test.   `make help` lists the rest.
+#
+# Everything runs in a virtual environment: the active one, else .venv, which is made on first use. For another Python:
+#   make test PYTHON=python3.12      (in .venv-3.12, beside the others)
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+ifeq ($(origin PYTHON),undefined)
+  PYTHON := $(shell command -v python3.11 || command -v python3 || echo python3)
+  VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
+else
+  VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+
+RUN := $(VENV)/bin/python
+STAMPS := build/stamps/$(subst /,_,$(VENV))
+SOURCES := setup.py $(wildcard fastmilter/*.pyx fastmilter/*.pxd)
+CHECKED := fastmilter tests examples bench setup.py
+# What pytest is told besides, for instance  make test PYTEST="-k session -x"
+PYTEST ?=
+FUZZ ?=
+
+.PHONY: help build demo test pytest mta lint format typing fuzz bench-idle clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+# The configuration file of the environment is as old as the environment; its python is a link to an older file.
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastmilter needs Python 3.11 or newer: $(PYTHON) is $$($(PYTHON) -V 2>&1)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# pip before 25.1 does not know the dependency groups of pyproject.toml.
+$(STAMPS)/tools: pyproject.toml $(VENV)/pyvenv.cfg
+	@$(RUN) -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Python.h is missing, which the C compiler needs; on Debian: apt-get install python3-dev"; exit 1; }
+	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(RUN) -m pip install --quiet --group build --group test --group lint
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/built: $(STAMPS)/tools $(SOURCES)
+	@echo "building fastmilter in $(VENV)"
+	@$(RUN) -m pip install --no-build-isolation --editable . >build/log 2>&1 || { cat build/log; exit 1; }
+	@touch $@
+
+build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in it
+
+demo: build ## Run a filter on a loopback port, play a message through it, show what it did
+	$(RUN) examples/demo.py
+
+test: lint typing mta pytest ## Run everything: lint, types, and all tests, with real Postfix and Sendmail
+
+pytest: build ## Run the tests alone; PYTEST="-k word" for some of them
+	$(RUN) -m pytest $(PYTEST)
+
+# Where nobody insists (CI, FASTMILTER_REQUIRE_MTA), the other tests run all the same, and pytest says what it skipped.
+mta: ## Install Postfix and Sendmail for the tests (Debian, as root); does nothing when they are there
+	tests/mta/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real MTAs will be skipped."; }
+
+lint: build ## Look for faults and wrong formatting
+	$(RUN) -m ruff check $(CHECKED)
+	$(RUN) -m ruff format --check $(CHECKED)
+
+format: build ## Format the sources
+	$(RUN) -m ruff format $(CHECKED)
+	$(RUN) -m ruff check --fix $(CHECKED)
+
+typing: build ## Check the types, and the stubs against the compiled modules
+	$(RUN) -m mypy
+	$(RUN) -m mypy.stubtest fastmilter._codec fastmilter._messages --allowlist tests/typing/stubtest-allowlist.txt
+
+fuzz: build ## Feed the decoders a million mutated packets
+	$(RUN) -m tests.fuzz $(FUZZ)
+
+bench-idle: build ## Measure the memory of 10,000 idle connections
+	$(RUN) bench/idle_memory.py
+
+clean: ## Remove what was built, and the virtual environments
+	rm -rf build dist *.egg-info .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f fastmilter/*.so fastmilter/*.c fastmilter/*.html
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
