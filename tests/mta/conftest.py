@@ -6,7 +6,9 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from .case import Case
 from .lab import Mta, Postfix, Sendmail, Sink, free_port, missing_for_postfix, missing_for_sendmail, required
+from .lab.served import Stage
 
 _MISSING = {"postfix": missing_for_postfix, "sendmail": missing_for_sendmail}
 _skipped: dict[str, str] = {}
@@ -45,6 +47,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     running = getattr(item, "funcargs", {}).get("mta")
     if report.failed and isinstance(running, Mta):
         report.sections.append((f"log of {running.name}", running.log()[-4000:]))
+    case = getattr(item, "funcargs", {}).get("case")
+    if report.failed and isinstance(case, Case):
+        report.sections.append(("log of the filter", case.served.log()[-4000:]))
     return report
 
 
@@ -83,3 +88,11 @@ def mta(request: pytest.FixtureRequest) -> Mta:
     running = request.getfixturevalue(request.param)
     assert isinstance(running, Mta)
     return running
+
+
+@pytest.fixture(scope="session")
+def stage(milter_port: int) -> Iterator[Stage]:
+    """Where tests put their filters."""
+    running = Stage(milter_port)
+    yield running
+    running.clear()

@@ -11,13 +11,20 @@ import pytest
 from .conftest import need
 from .lab import UNKNOWN_RECIPIENT, ClosedByServer, Delivery, LabError, Mta, Postfix, Sendmail, Sink, new_directory
 from .lab.rawmilter import RawMilter
+from .lab.served import Stage
 
 MESSAGE = b"Subject: h\xe9llo\r\nX-Folded: one\r\n\ttwo\r\n\r\n.leading dot\r\nlast line\r\n"
+ADDED = [(b"h", b"X-Raw\0was here\0")]
 KINDS: dict[str, type[Postfix] | type[Sendmail]] = {"postfix": Postfix, "sendmail": Sendmail}
 
 
 def to(recipient: str) -> Callable[[Delivery], bool]:
     return lambda delivery: recipient in delivery.recipients
+
+
+@pytest.fixture(autouse=True)
+def _nothing_at_the_milter_port(stage: Stage) -> None:
+    stage.clear()
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def recipient() -> str:
 
 
 def test_a_milter_on_tcp_adds_a_header(mta: Mta, sink: Sink, milter_port: int, recipient: str) -> None:
-    with RawMilter(f"inet:{milter_port}@127.0.0.1", (b"X-Raw", b"was here")) as milter, mta.client() as client:
+    with RawMilter(f"inet:{milter_port}@127.0.0.1", ADDED) as milter, mta.client() as client:
         client.ehlo()
         reply = client.send(MESSAGE, "a@from.test", [recipient])
         client.quit()
@@ -46,7 +53,7 @@ def test_a_milter_on_a_unix_socket(kind: str, sink: Sink, recipient: str) -> Non
     directory: Path = new_directory("socket")
     address = f"unix:{directory}/milter"
     # Postfix's daemons that ask the milter run as another user than the one who made the socket.
-    with RawMilter(address, (b"X-Raw", b"was here")), KINDS[kind](sink, [address]) as mta:
+    with RawMilter(address, ADDED), KINDS[kind](sink, [address]) as mta:
         (directory / "milter").chmod(0o666 if kind == "postfix" else 0o600)
         with mta.client() as client:
             client.ehlo()
@@ -57,14 +64,14 @@ def test_a_milter_on_a_unix_socket(kind: str, sink: Sink, recipient: str) -> Non
 
 
 def test_local_submission_passes_the_milter(mta: Mta, sink: Sink, milter_port: int, recipient: str) -> None:
-    with RawMilter(f"inet:{milter_port}@127.0.0.1", (b"X-Raw", b"was here")):
+    with RawMilter(f"inet:{milter_port}@127.0.0.1", ADDED):
         done = mta.submit(b"Subject: local\n\nbody\n", "a@from.test", [recipient])
         assert done.returncode == 0, done.stderr
         assert sink.wait(to(recipient))[0].values("X-Raw") == [b"was here"]
 
 
 def test_smtp_on_stdin_passes_the_milter(mta: Mta, sink: Sink, milter_port: int, recipient: str) -> None:
-    with RawMilter(f"inet:{milter_port}@127.0.0.1", (b"X-Raw", b"was here")):
+    with RawMilter(f"inet:{milter_port}@127.0.0.1", ADDED):
         with mta.smtp_on_stdin() as client:
             client.ehlo()
             assert client.send(MESSAGE, "a@from.test", [recipient]).code == 250
@@ -83,7 +90,7 @@ def test_without_a_filter_mail_is_put_off(mta: Mta, sink: Sink, recipient: str) 
 
 
 def test_the_mta_itself_refuses_one_recipient(mta: Mta, milter_port: int) -> None:
-    with RawMilter(f"inet:{milter_port}@127.0.0.1", (b"X-Raw", b"x")), mta.client() as client:
+    with RawMilter(f"inet:{milter_port}@127.0.0.1", []), mta.client() as client:
         client.ehlo()
         replies = client.pipeline(["MAIL FROM:<a@from.test>", f"RCPT TO:<{UNKNOWN_RECIPIENT}>", "RSET"])
         assert [reply.code for reply in replies][::2] == [250, 250]

@@ -1,10 +1,11 @@
-"""A milter of plain sockets and struct, independent of fastmilter: it shows that the laboratory works."""
+"""A milter of plain sockets and struct, independent of fastmilter: to test the laboratory and the MTAs."""
 
 from __future__ import annotations
 
 import socketserver
 import struct
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 _ALL_ACTIONS = 0x1FF
@@ -33,8 +34,8 @@ class _Session(socketserver.BaseRequestHandler):
                 version, actions, _ = struct.unpack("!LLL", data[:12])
                 self._send(b"O", struct.pack("!LLL", min(version, 6), actions & _ALL_ACTIONS, 0))
             elif command == b"E":
-                name, value = self.server.milter.header
-                self._send(b"h", name + b"\0" + value + b"\0")
+                for letter, payload in self.server.milter.edits:
+                    self._send(letter, payload)
                 self._send(b"c")
             elif command not in _WITHOUT_REPLY:
                 self._send(b"c")
@@ -57,10 +58,13 @@ class _Session(socketserver.BaseRequestHandler):
 
 
 class RawMilter:
-    """Answers continue to everything and adds one header field; listens as its address says."""
+    """Answers continue to everything, and at the end of a message sends edits; listens as its address says."""
 
-    def __init__(self, address: str, header: tuple[bytes, bytes]) -> None:
-        """`address` is `inet:PORT@127.0.0.1` or `unix:/path`; `commands` keeps the letters that came."""
+    def __init__(self, address: str, edits: Sequence[tuple[bytes, bytes]]) -> None:
+        """`address` is `inet:PORT@127.0.0.1` or `unix:/path`, an edit is letter and payload.
+
+        `commands` keeps the letters that came.
+        """
         kind, _, rest = address.partition(":")
         if kind == "unix":
             self._server: _Server | _UnixServer = _UnixServer(rest, _Session)
@@ -68,7 +72,7 @@ class RawMilter:
             port, _, host = rest.partition("@")
             self._server = _Server((host, int(port)), _Session)
         self._server.milter = self
-        self.header = header
+        self.edits = tuple(edits)
         self.commands: list[bytes] = []
 
     def __enter__(self) -> RawMilter:

@@ -1,0 +1,277 @@
+"""Filters that do what a test planned, and write down what they were shown.
+
+A test and the filter meet in a directory (the option ``directory``): ``plan-ADDRESS.json`` says what to do for the
+SMTP client with that address, ``events`` gets one line of JSON for each callback.
+
+A plan is a list of acts. Each names a step, and happens when all that it also names is so: ``message`` (its number on
+the connection, from 1), ``shown`` (part of the callback's first argument). It may hold ``edits`` (a name of a method
+of ``Message`` and its arguments), a ``verdict``, and ``fail`` (raise).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastmilter import (
+    ACCEPT,
+    CONTINUE,
+    DISCARD,
+    REJECT,
+    SKIP,
+    TEMPFAIL,
+    Address,
+    Filter,
+    Params,
+    SocketAddress,
+    Step,
+    Verdict,
+    early_verdict,
+    no_reply,
+    reply,
+)
+from fastmilter.errors import NoConnection
+
+PLAIN = {
+    "accept": ACCEPT,
+    "continue": CONTINUE,
+    "discard": DISCARD,
+    "reject": REJECT,
+    "skip": SKIP,
+    "tempfail": TEMPFAIL,
+}
+
+
+_connections = itertools.count(1)
+
+
+class Failure(Exception):
+    """What a callback raises that was planned to fail."""
+
+
+def verdict_of(planned: str | list[Any] | None) -> Verdict | None:
+    """The verdict that a plan names: a word, or the arguments of ``reply``."""
+    if planned is None:
+        return None
+    if isinstance(planned, str):
+        return PLAIN[planned]
+    code, enhanced, text = planned
+    return reply(code, enhanced, text)
+
+
+def argument_of(planned: Any) -> Any:
+    """An argument of an edit: bytes come as their Latin-1 text, marked."""
+    if isinstance(planned, dict):
+        return planned["latin-1"].encode("latin-1") * int(planned.get("times", 1))
+    return planned
+
+
+class Planned(Filter):
+    """Common ground; the subclasses say which steps are asked for, and how."""
+
+    @dataclass
+    class Options:
+        """The ``[filter]`` table."""
+
+        directory: str
+
+    directory: ClassVar[Path]
+    plan: list[dict[str, Any]] | None = None
+    number = 0
+    name = ""
+
+    @classmethod
+    def worker_started(cls, options: Any) -> None:
+        Planned.directory = Path(options.directory)
+
+    def client(self) -> str:
+        """What names the plan: the client's address, or ``local``."""
+        try:
+            return self.connection.address.host or "local"
+        except NoConnection:
+            return "local"
+
+    def note(self, event: str, *data: Any) -> None:
+        """Write down an event; a single write to a file opened for appending is not torn."""
+        if not self.name:
+            self.name = f"{os.getpid()}-{next(_connections)}"
+        fields = {"client": self.client(), "connection": self.name, "event": event, "data": data}
+        line = json.dumps({**fields, "message": self.number})
+        file = os.open(self.directory / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(file, line.encode() + b"\n")
+        finally:
+            os.close(file)
+
+    def acts(self, step: str, shown: str) -> list[dict[str, Any]]:
+        """What is planned for a step."""
+        if self.plan is None:
+            path = self.directory / f"plan-{self.client()}.json"
+            self.plan = json.loads(path.read_text()) if path.exists() else []
+        return [
+            act
+            for act in self.plan
+            if act["step"] == step and act.get("message") in (None, self.number) and act.get("shown", "") in shown
+        ]
+
+    def act(self, step: str, shown: str = "") -> Verdict | None:
+        """Do what is planned for a step; the last verdict counts."""
+        verdict = None
+        for planned in self.acts(step, shown):
+            for method, arguments, keywords in planned.get("edits", ()):
+                getattr(self.message, method)(*map(argument_of, arguments), **keywords)
+            if planned.get("kill"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if planned.get("fail"):
+                raise Failure(f"planned for {step}")
+            verdict = verdict_of(planned.get("verdict")) or verdict
+        return verdict
+
+
+class Minimal(Planned):
+    """Only what has no choice: MAIL and the end."""
+
+    def on_mail(self, sender: Address, params: Params) -> Verdict | None:
+        self.number += 1
+        self.note("mail", sender, list(params))
+        return self.act(Step.MAIL, sender)
+
+    def on_end_of_message(self) -> Verdict | None:
+        recipients = [(str(recipient), list(recipient.params)) for recipient in self.message.recipients]
+        self.note("end_of_message", recipients, self.message.sender, self.message.queue_id)
+        return self.act(Step.END_OF_MESSAGE)
+
+    def on_abort(self) -> None:
+        self.note("abort")
+        self.act("abort")
+
+    def on_message_end(self, verdict: Verdict | None) -> None:
+        self.note("message_end", None if verdict is None else str(verdict), self.message.sender)
+        self.act("message_end")
+
+    def on_close(self) -> None:
+        self.note("close")
+        self.act("close")
+
+
+class Default(Minimal):
+    """Every step, asked for as the library does by default."""
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> Verdict | None:
+        self.note("connect", hostname, address.family, address.host, address.port, self.connection.mta)
+        return self.act(Step.CONNECT)
+
+    def on_helo(self, name: str) -> Verdict | None:
+        self.note("helo", name)
+        return self.act(Step.HELO, name)
+
+    def on_rcpt(self, recipient: Address, params: Params) -> Verdict | None:
+        self.note("rcpt", recipient, list(params), self.macros.get("rcpt_addr"))
+        return self.act(Step.RCPT, recipient)
+
+    def on_data(self) -> Verdict | None:
+        self.note("data")
+        return self.act(Step.DATA)
+
+    def on_header(self, name: str, value: str) -> Verdict | None:
+        self.note("header", name, value)
+        return self.act(Step.HEADER, name)
+
+    def on_end_of_headers(self) -> Verdict | None:
+        self.note("end_of_headers")
+        return self.act(Step.END_OF_HEADERS)
+
+    def on_body(self, chunk: bytes) -> Verdict | None:
+        self.note("body", len(chunk), hashlib.sha256(chunk).hexdigest())
+        return self.act(Step.BODY)
+
+    def on_unknown(self, command: str) -> Verdict | None:
+        self.note("unknown", command)
+        return self.act(Step.UNKNOWN, command)
+
+
+class Early(Default):
+    """The content is answered piece by piece."""
+
+    @early_verdict
+    def on_header(self, name: str, value: str) -> Verdict | None:
+        return super().on_header(name, value)
+
+    @early_verdict
+    def on_end_of_headers(self) -> Verdict | None:
+        return super().on_end_of_headers()
+
+    @early_verdict
+    def on_body(self, chunk: bytes) -> Verdict | None:
+        return super().on_body(chunk)
+
+
+class Silent(Default):
+    """Nothing is answered but MAIL and the end."""
+
+    @no_reply
+    def on_connect(self, hostname: str, address: SocketAddress) -> Verdict | None:
+        return super().on_connect(hostname, address)
+
+    @no_reply
+    def on_helo(self, name: str) -> Verdict | None:
+        return super().on_helo(name)
+
+    @no_reply
+    def on_rcpt(self, recipient: Address, params: Params) -> Verdict | None:
+        return super().on_rcpt(recipient, params)
+
+    @no_reply
+    def on_data(self) -> Verdict | None:
+        return super().on_data()
+
+
+class Mute(Silent):
+    """Nothing is answered but the end."""
+
+    @no_reply
+    def on_mail(self, sender: Address, params: Params) -> Verdict | None:
+        return super().on_mail(sender, params)
+
+
+class Asking(Default):
+    """Asks for macros that are in no MTA's default list, and for refused recipients."""
+
+    request_macros = {  # noqa: RUF012 - the names of the API
+        "connect": ["{client_addr}"],
+        "rcpt": ["{client_port}"],
+        "end_of_headers": ["{client_addr}"],
+        "end_of_message": ["{client_addr}", "{mail_addr}"],
+    }
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> Verdict | None:
+        self.note("macros", "connect", dict(self.macros))
+        return super().on_connect(hostname, address)
+
+    def on_rcpt(self, recipient: Address, params: Params) -> Verdict | None:
+        self.note("macros", "rcpt", dict(self.macros))
+        return super().on_rcpt(recipient, params)
+
+    def on_rejected_rcpt(self, recipient: Address, params: Params, reason: str) -> Verdict | None:
+        self.note("rejected_rcpt", recipient, list(params), reason)
+        return self.act("rejected_rcpt", recipient)
+
+    def on_end_of_headers(self) -> Verdict | None:
+        self.note("macros", "end_of_headers", dict(self.macros))
+        return super().on_end_of_headers()
+
+    def on_end_of_message(self) -> Verdict | None:
+        self.note("macros", "end_of_message", dict(self.macros))
+        return super().on_end_of_message()
+
+
+class Raw(Default):
+    """Header values with the space after the colon."""
+
+    leading_space = True
