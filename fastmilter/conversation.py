@@ -17,6 +17,8 @@ Every outcome leads to an answer: a callback that raises, or returns what is no 
 answered by ``on_error`` or ``error_verdict``, and its own edits are dropped.
 """
 
+import inspect
+import reprlib
 from collections.abc import Callable
 from enum import Enum, auto
 from types import SimpleNamespace
@@ -83,10 +85,15 @@ class _Purpose(Enum):
     CLOSE = auto()  # on_close, after which the filter object is gone
 
 
+_ANSWERED: Final = frozenset({_Purpose.STEP, _Purpose.ERROR, _Purpose.LAST_CHUNK})
+"""What is answered by a verdict."""
+
+
 class Conversation:
     """One milter connection and, for each SMTP connection on it, one object of the filter class."""
 
     __slots__ = (
+        "_close_done",
         "_held",
         "_host",
         "_interrupted",
@@ -111,6 +118,7 @@ class Conversation:
         self.connection: Connection | None = None
         self.message: Message[SimpleNamespace] | None = None
         self._host = host
+        self._close_done = False  # on_close was called, or the filter object to call it on cannot be made
         self._purpose = _Purpose.NOTICE
         self._name = ""  # the callback in work
         self._mark = 0  # how many edits there were before the callback in work
@@ -135,6 +143,8 @@ class Conversation:
 
     def progress(self) -> bool:
         """Tell the MTA that work goes on, if it takes that now; see ``Filter.progress``."""
+        if self._purpose not in _ANSWERED:
+            return False  # on_close, on_message_end and the like: no reply is due that PROGRESS could come before
         is_postfix = self.connection is not None and self.connection.mta == "postfix"
         written = self.session.progress(is_postfix)
         if written:
@@ -167,6 +177,8 @@ class Conversation:
         purpose, name, arguments = self._todo.pop()
         if self.filter is not None and name in self.plan.overridden:
             self._purpose, self._name = purpose, name
+            if purpose is not _Purpose.ERROR and self.message is not None:
+                self._mark = len(self.message._edits)
             return getattr(self.filter, name), arguments
         self._noticed(purpose)
         return None
@@ -214,6 +226,7 @@ class Conversation:
         if "on_connect" in self.plan.overridden and self.filter is None:
             return self._needs_filter(event)
         connection = self.connection = Connection(self.session, event)
+        self._close_done = False
         if "on_connect" in self.plan.overridden:
             return self._call("on_connect", connection.hostname, connection.address)
         self._conclude(CONTINUE)
@@ -250,14 +263,17 @@ class Conversation:
         if session.agreement.rejected_recipients and self._refused_by_mta():
             if self.filter is None:
                 return self._needs_filter(event)
+            spared = session.kept is not None
             self._spare()  # whatever the filter says of it, the recipient stays refused
+            if spared:
+                return None
             arguments = (Address(event.recipient), Params(map(to_text, event.params)), self.macros.get("rcpt_addr", ""))
             self._todo.append((_Purpose.NOTICE, "on_rejected_rcpt", arguments))
             return None
         if self._asks("on_rcpt", RCPT):
+            self._recipient = event
             if self.filter is None:
                 return self._needs_filter(event)
-            self._recipient = event
             return self._call("on_rcpt", Address(event.recipient), Params(map(to_text, event.params)))
         if session.kept is None or session.kept.kind is VerdictKind.ACCEPT:
             self._in_work()._recipients.append(event)
@@ -281,6 +297,7 @@ class Conversation:
     def _spare(self) -> None:
         """Answer the step in work without its callback."""
         if self.session.spare():
+            self._let_go(self.session.over)
             self._ended(self.session.over)
 
     def _data(self, event: codec.Data) -> Call | None:
@@ -342,8 +359,7 @@ class Conversation:
         return None
 
     def _dropped(self, event: Dropped) -> None:
-        message = self._in_work()
-        discard(message._edits)
+        self._let_go(None)
         self._ended(None)
         self._todo.append((_Purpose.NOTICE, "on_abort", ()))  # comes before on_message_end
 
@@ -351,7 +367,7 @@ class Conversation:
         self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
 
     def _closed(self, event: Closed) -> Call | None:
-        if self.filter is None and "on_close" in self.plan.overridden:
+        if self.filter is None and "on_close" in self.plan.overridden and not self._close_done:
             return self._needs_filter(event)
         self._todo.append((_Purpose.CLOSE, "on_close", ()))
         return None
@@ -369,6 +385,9 @@ class Conversation:
             else:
                 self._refuse_result(result)
         elif purpose is _Purpose.ERROR:
+            if result is not None and not isinstance(result, Verdict):
+                self._refuse_result(result)
+                return
             self._purpose = self._interrupted
             # An on_error that only writes a log must not let unfiltered mail through.
             self._conclude(result if isinstance(result, Verdict) else self.plan.filter_class.error_verdict)
@@ -389,19 +408,24 @@ class Conversation:
             self._noticed(purpose)
 
     def _refuse_result(self, result: Any) -> None:
-        hint = "; it is a coroutine: declare the callback with async def" if hasattr(result, "__await__") else ""
-        self.failed(TypeError(f"{self._name} returned {result!r:.200}, which is neither a verdict nor None{hint}"))
+        hint = ""
+        if inspect.isawaitable(result):
+            hint = ": declare the callback with async def"
+            if inspect.iscoroutine(result):
+                result.close()
+        shown = reprlib.repr(result)  # short, and safe if the object's own repr raises
+        self.failed(TypeError(f"{self._name} returned {shown}, which is neither a verdict nor None{hint}"))
 
     def failed(self, error: BaseException) -> None:
         """Take what the call raised."""
         purpose = self._purpose
-        if isinstance(error, Answer) and purpose in (_Purpose.STEP, _Purpose.LAST_CHUNK, _Purpose.ERROR):
+        if isinstance(error, Answer) and purpose in _ANSWERED:
             self.returned(error.verdict)
             return
         self._host.callback_failed(self, self._name, error)
-        if purpose in (_Purpose.STEP, _Purpose.LAST_CHUNK, _Purpose.ERROR):
-            if self.message is not None:
-                self.message._roll_back(self._mark)
+        if self.message is not None and not self.message._sealed:
+            self.message._roll_back(self._mark)
+        if purpose in _ANSWERED:
             if purpose is _Purpose.ERROR:
                 self._purpose = self._interrupted
             elif "on_error" in self.plan.overridden:
@@ -424,11 +448,14 @@ class Conversation:
                 self.session.kept_for_connection = verdict
             return
         self._held = None
+        self._close_done = True
         if isinstance(event, Closed):
             self._noticed(_Purpose.CLOSE)
         elif isinstance(event, codec.EndOfMessage):
             self._finish(verdict)
         else:
+            if isinstance(event, codec.Header):
+                self._in_work()._shown.append(event.name)
             self._name = f"on_{STEP_NAMES[self.session.step]}"
             self._purpose = _Purpose.STEP
             self._conclude(verdict)
@@ -441,6 +468,7 @@ class Conversation:
                 self.filter._fastmilter = None  # else the two would wait for the garbage collector
                 self.filter = None
             self.connection = None
+            self._close_done = True
 
     def _conclude(self, verdict: Verdict) -> None:
         """Answer the step in work with ``verdict``."""
@@ -460,6 +488,7 @@ class Conversation:
         if kind is VerdictKind.ACCEPT and MAIL <= step < END_OF_MESSAGE and self._in_work()._edits:
             session.carry(verdict)
         elif session.answer(verdict):
+            self._let_go(verdict)
             self._ended(verdict)
 
     def _conclude_end(self, verdict: Verdict) -> None:
@@ -481,6 +510,13 @@ class Conversation:
             return TEMPFAIL
         return verdict
 
+    def _let_go(self, verdict: Verdict | None) -> None:
+        """Drop the edits of a message that ends with ``verdict``: the MTA would not apply them."""
+        message = self._in_work()
+        if verdict is not None and message._wants_quarantine():
+            self._complain(f"the message was to be quarantined, but the verdict {verdict.kind} wins")
+        discard(message._edits)
+
     def _ended(self, verdict: Verdict | None) -> None:
         message = self._in_work()
         message._seal()
@@ -498,9 +534,7 @@ class Conversation:
         if not edits:
             session.finish(verdict)
         elif verdict.is_refusal or verdict.kind is VerdictKind.DISCARD:
-            if message._wants_quarantine():
-                self._complain(f"the message was to be quarantined, but the verdict {verdict.kind} wins")
-            discard(edits)
+            self._let_go(verdict)
             session.finish(verdict)
         else:
             shown = message._shown if session.agreement.headers_shown else None

@@ -157,7 +157,8 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
     protocol = 0
     replies = []
     for step, facts in STEPS.items():
-        suppressed = step in wish.never and facts.suppress & offered_protocol
+        # MAIL always comes: a message begins with it.
+        suppressed = step in wish.never and step is not Step.MAIL and facts.suppress & offered_protocol
         silent = not suppressed and step in wish.no_reply and facts.no_reply & offered_protocol
         protocol |= (facts.suppress if suppressed else 0) | (facts.no_reply if silent else 0)
         replies.append(not silent)

@@ -87,8 +87,13 @@ class Closed:
     """Event: the SMTP connection ends; with QUIT_NC the milter connection stays open for another."""
 
 
+class _BeginAgain:
+    """What follows CLOSED where the milter connection stays open."""
+
+
 DROPPED: Final = Dropped()
 CLOSED: Final = Closed()
+_BEGIN_AGAIN: Final = _BeginAgain()
 
 Event = (
     codec.Negotiate
@@ -159,7 +164,7 @@ class Session:
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
         self._delivered = False  # self.over has been told to the MTA
         self._decoder = codec.CommandDecoder()
-        self._pushed: codec.Command | None = None  # a command to be taken up again after DROPPED
+        self._pushed: codec.Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
         self._eof = False
 
     # -- bytes in ------------------------------------------------------------------------------------------------
@@ -181,9 +186,13 @@ class Session:
     @property
     def past_data(self) -> bool:
         """Whether a message is in work whose client may have said DATA: it must still get its verdict."""
-        if not self.in_message or self.step < RCPT:
+        if not self.in_message:
             return False
-        return self.step > RCPT or bool(self.agreement.protocol & ProtocolFlag.NO_DATA)
+        if RCPT < self.step < UNKNOWN:
+            return True
+        # What was not asked for may have happened unseen.
+        unseen = self.agreement.protocol
+        return bool(unseen & ProtocolFlag.NO_DATA) and (self.step != MAIL or bool(unseen & ProtocolFlag.NO_RCPT))
 
     # -- events out ----------------------------------------------------------------------------------------------
 
@@ -277,7 +286,9 @@ class Session:
         self.kept = None
         self._carried = False
         self.over = None
-        refused = self.kept_for_connection or (LEAVING if self.drain and self.agreement.replies[MAIL] else None)
+        refused = self.kept_for_connection
+        if self.drain and self.agreement.replies[MAIL] and (refused is None or not refused.is_refusal):
+            refused = LEAVING
         if refused is not None:
             self.over = refused
             self._delivered = False
@@ -346,11 +357,14 @@ class Session:
         if self.in_message:
             self._pushed = message
             return self._drop()
+        self._pushed = _BEGIN_AGAIN  # after CLOSED: until then the connection is readable
+        return CLOSED
+
+    def _begin_again(self, message: "_BeginAgain") -> None:
         self.phase = Phase.OPEN
         self.stages = NO_STAGES
         self.kept_for_connection = None
         self.over = None
-        return CLOSED
 
     # -- steps that the filter does not see ----------------------------------------------------------------------
 
@@ -457,6 +471,7 @@ class Session:
             self.out.append(CONTINUE.packet if verdict.kind is VerdictKind.SKIP else verdict.packet)
         self.tail = tail
         self._end(verdict)
+        self.over = None  # the MTA has nothing more to say of it: what comes without a new MAIL is out of order
 
     def progress(self, mta_is_postfix: bool) -> bool:
         """Write PROGRESS if the next reply that the MTA reads is the one to the end of the message.
@@ -494,4 +509,5 @@ _HANDLERS: Final[dict[type, Callable[..., Event | None]]] = {
     codec.Abort: Session._abort,
     codec.Quit: Session._quit,
     codec.QuitNewConnection: Session._quit_new_connection,
+    _BeginAgain: Session._begin_again,
 }
