@@ -7,6 +7,7 @@ Sources: RFC 5321 sections 4.1.1.2, 4.1.1.3 and 4.1.2; ``libmilter/engine.c`` (s
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,6 +120,10 @@ class Recipient(Address):
         return (self.raw, self.params)
 
 
+_QUOTED: Final = re.compile(rb'^"(?:[^"\\]|\\.)*"(?=@)')  # a local part may hold anything within quotes
+_MISPLACED: Final = re.compile(rb"[<> ]")
+
+
 def path_argument(address: str | bytes) -> bytes:
     """Return an address that an author gave, ``a@b`` or ``<a@b>``, as both MTAs want it: ``<a@b>``.
 
@@ -130,7 +135,7 @@ def path_argument(address: str | bytes) -> bytes:
     path = raw[1:-1] if raw[:1] == b"<" and raw[-1:] == b">" else raw
     if any(byte < 0x20 or byte == 0x7F for byte in path):
         raise ValueError(f"address {address!r} contains a control character")
-    if path[:1] != b'"' and (b"<" in path or b">" in path or b" " in path):
+    if _MISPLACED.search(_QUOTED.sub(b"", path)):
         raise ValueError(f"address {address!r} must look like 'a@example.org' or '<a@example.org>'")
     return b"<" + path + b">"
 

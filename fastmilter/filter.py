@@ -166,7 +166,7 @@ class Filter(Generic[S]):
 
     # -- callbacks, in the order of a session --------------------------------------------------------------------
 
-    def on_negotiate(self, offer: Offer) -> Wish | None:
+    def on_negotiate(self, offer: Offer) -> Wish | Awaitable[Wish | None] | None:
         """See what the MTA offers (xxfi_negotiate); return a changed ``self.wish()``, or ``None`` for the class's."""
         return None
 

@@ -91,6 +91,17 @@ class Wish:
     leading_space: bool = False
     macros: tuple[tuple[Step, tuple[str, ...]], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be negotiated where it is written, since ``on_negotiate`` may make one."""
+        if not isinstance(self.actions, int) or not isinstance(self.requires, int):
+            raise TypeError("the actions of a Wish must be made of Action flags")
+        steps = [*self.never, *self.no_reply, *(step for step, _ in self.macros)]
+        unknown = [step for step in steps if step not in STEPS]
+        if unknown:
+            raise ValueError(f"a Wish names what is not a step: {unknown[0]!r}")
+        if any(isinstance(names, str) or not all(isinstance(name, str) for name in names) for _, names in self.macros):
+            raise TypeError("the macros of a Wish must be pairs of a step and a tuple of names")
+
 
 @dataclass(frozen=True)
 class Agreement:

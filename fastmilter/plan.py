@@ -213,26 +213,38 @@ def _requested_macros(cls: Any) -> dict[Step, tuple[str, ...]]:
                 f"{cls.__name__}.request_macros: the MTA sends no macros by request at {step!r}"
                 f"{suggestion(str(step), steps)} (steps: {', '.join(steps)})"
             )
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        names = names if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"{cls.__name__}.request_macros[{step!r}] must be a list of names, not {names!r}")
         for name in names:
             if not name or any(character in " ,\0" or not character.isprintable() for character in name):
                 raise TypeError(f"{cls.__name__}.request_macros[{step!r}]: {name!r} is no name of a macro")
-        checked[Step(step)] = tuple(names)
+        checked[Step(step)] = names
     return checked
+
+
+def _reply_marks(cls: Any) -> dict[str, bool]:
+    """Return what ``@early_verdict`` (true) and ``@no_reply`` (false) say, by the name of the callback."""
+    marks: dict[str, bool] = {}
+    for name in CALLBACKS:
+        mark = getattr(getattr(cls, name, None), _REPLY_MARK, None)
+        if mark is not None:
+            allowed = [callback_name(step) for step in STEPS if step in (CONTENT_STEPS if mark else ENVELOPE_STEPS)]
+            if name not in allowed:
+                decorator = "@early_verdict" if mark else "@no_reply"
+                raise TypeError(
+                    f"{decorator} cannot stand on {cls.__name__}.{name}; it may stand on {', '.join(allowed)}"
+                )
+            marks[name] = mark
+    return marks
 
 
 def _wish(cls: Any, overridden: frozenset[str]) -> Wish:
     never, no_reply = set(), set()
+    marks = _reply_marks(cls)
     for step in STEPS:
         name = callback_name(step)
-        mark = getattr(getattr(cls, name), _REPLY_MARK, None)
-        if mark is not None:
-            where = CONTENT_STEPS if mark else ENVELOPE_STEPS
-            if step not in where:
-                decorator = "@early_verdict" if mark else "@no_reply"
-                allowed = ", ".join(callback_name(step) for step in STEPS if step in where)
-                raise TypeError(f"{decorator} cannot stand on {cls.__name__}.{name}; it may stand on {allowed}")
+        mark = marks.get(name)
         if step in (Step.MAIL, Step.END_OF_MESSAGE) or name in overridden:
             if mark is False or (step in CONTENT_STEPS and not mark):
                 no_reply.add(step)
@@ -253,13 +265,39 @@ def _wish(cls: Any, overridden: frozenset[str]) -> Wish:
 
 def _state_class(cls: type, base: type) -> type:
     """Return the ``S`` of ``class Grey(Filter[S])``, or a plain namespace."""
-    for owner in cls.__mro__:
-        for generic in getattr(owner, "__orig_bases__", ()):
-            if typing.get_origin(generic) is base:
-                (state,) = typing.get_args(generic)
-                if isinstance(state, type):
-                    return state
-    return SimpleNamespace
+    state = _generic_argument(cls, base)
+    if state is None or isinstance(state, TypeVar):
+        return SimpleNamespace
+    made = typing.get_origin(state) or state  # dict[str, int] makes a dict
+    if not isinstance(made, type):
+        raise TypeError(f"{cls.__name__}: Filter[{state!r}] must name a class, which is called for each message")
+    try:
+        inspect.signature(made).bind()
+    except TypeError:
+        raise TypeError(
+            f"{cls.__name__}: {made.__name__} must work without arguments: it is called for each message"
+        ) from None
+    except ValueError:
+        pass  # a class of C that does not tell its arguments
+    return made
+
+
+def _generic_argument(cls: type, base: type) -> Any:
+    """Return what ``cls`` puts for the parameter of ``base``, through generic classes between them; or ``None``."""
+    for generic in cls.__dict__.get("__orig_bases__", ()):
+        origin = typing.get_origin(generic)
+        if origin is base:
+            return typing.get_args(generic)[0]
+        if isinstance(origin, type) and issubclass(origin, base):
+            inner = _generic_argument(origin, base)
+            if isinstance(inner, TypeVar):
+                parameters = getattr(origin, "__parameters__", ())
+                return typing.get_args(generic)[parameters.index(inner)]
+            return inner
+    for parent in cls.__bases__:
+        if issubclass(parent, base) and parent is not base:
+            return _generic_argument(parent, base)
+    return None
 
 
 def build_options(cls: Any, table: Mapping[str, Any]) -> Any:

@@ -51,6 +51,22 @@ class Verdict:
     packet: bytes = field(default=b"", repr=False, compare=False)
     """The verdict as it goes on the wire, made once."""
 
+    def __post_init__(self) -> None:
+        """Make the packet of a verdict that was put together by hand: without one the MTA would wait forever."""
+        if self.packet:
+            return
+        kind = VerdictKind(self.kind)
+        if kind is not VerdictKind.REPLY:
+            made = _PLAIN[kind]
+            if (self.code, self.enhanced, self.text) != (None, None, None):
+                raise ValueError(f"the verdict {kind} has no code and text: use reply(code, enhanced, text)")
+        elif self.code is None or self.text is None:
+            raise ValueError("a reply has a code and a text: use reply(code, enhanced, text)")
+        else:
+            made = reply(self.code, self.enhanced, self.text).packet
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "packet", made)
+
     def __str__(self) -> str:
         """Return the verdict as a log line shows it."""
         if self.kind is not VerdictKind.REPLY:
@@ -68,22 +84,31 @@ class Verdict:
         return self.kind in (VerdictKind.REJECT, VerdictKind.TEMPFAIL, VerdictKind.REPLY)
 
 
-CONTINUE: Final = Verdict(VerdictKind.CONTINUE, packet=codec.encode(codec.Continue()))
+_PLAIN: Final = {
+    VerdictKind.CONTINUE: codec.encode(codec.Continue()),
+    VerdictKind.ACCEPT: codec.encode(codec.Accept()),
+    VerdictKind.REJECT: codec.encode(codec.Reject()),
+    VerdictKind.TEMPFAIL: codec.encode(codec.TempFail()),
+    VerdictKind.DISCARD: codec.encode(codec.Discard()),
+    VerdictKind.SKIP: codec.encode(codec.Skip()),
+}
+
+CONTINUE: Final = Verdict(VerdictKind.CONTINUE)
 """Go on (SMFIS_CONTINUE); at the end of the message: deliver it."""
 
-ACCEPT: Final = Verdict(VerdictKind.ACCEPT, packet=codec.encode(codec.Accept()))
+ACCEPT: Final = Verdict(VerdictKind.ACCEPT)
 """Deliver without asking further (SMFIS_ACCEPT): at CONNECT and HELO the session, later the whole message."""
 
-REJECT: Final = Verdict(VerdictKind.REJECT, packet=codec.encode(codec.Reject()))
+REJECT: Final = Verdict(VerdictKind.REJECT)
 """Refuse for good (SMFIS_REJECT): at RCPT that recipient, at CONNECT and HELO the session, else the message."""
 
-TEMPFAIL: Final = Verdict(VerdictKind.TEMPFAIL, packet=codec.encode(codec.TempFail()))
+TEMPFAIL: Final = Verdict(VerdictKind.TEMPFAIL)
 """Refuse for now (SMFIS_TEMPFAIL), with the same reach as REJECT."""
 
-DISCARD: Final = Verdict(VerdictKind.DISCARD, packet=codec.encode(codec.Discard()))
+DISCARD: Final = Verdict(VerdictKind.DISCARD)
 """Say 250 and throw the message away (SMFIS_DISCARD); not at CONNECT or HELO."""
 
-SKIP: Final = Verdict(VerdictKind.SKIP, packet=codec.encode(codec.Skip()))
+SKIP: Final = Verdict(VerdictKind.SKIP)
 """No more of this step for this message (SMFIS_SKIP): for instance no more pieces of the body."""
 
 
@@ -156,8 +181,9 @@ def _checked_enhanced(code: int, enhanced: str) -> str | None:
 
 def _wrap(line: str, prefix: str) -> Iterator[bytes]:
     """Cut ``line`` into pieces that fit an SMTP reply line, between characters, at spaces where there are any."""
-    smtp_room = MAX_SMTP_LINE_BYTES - len("550-\r\n") - len(prefix)
-    packet_room = MAX_REPLY_LINE_BYTES - len("550-") - len(prefix)
+    guard = 0 if prefix else 1  # the space that _wire_text puts before a digit
+    smtp_room = MAX_SMTP_LINE_BYTES - len("550-\r\n") - len(prefix) - guard
+    packet_room = MAX_REPLY_LINE_BYTES - len("550-") - len(prefix) - guard
     start = used = used_escaped = 0
     space = -1
     for position, character in enumerate(line):
