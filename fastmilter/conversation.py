@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 
 from fastmilter import codec
 from fastmilter.addresses import Address, Params, to_text
-from fastmilter.constants import Step
+from fastmilter.constants import Action, Step
 from fastmilter.edits import body_packets, compose, discard
 from fastmilter.errors import FastmilterError
 from fastmilter.filter import Filter
@@ -283,7 +283,7 @@ class Conversation:
     def _refused_by_mta(self) -> bool:
         """Whether the MTA itself refuses the recipient: then {rcpt_mailer} is "error" in the macros of this RCPT."""
         macros = self.session.stages[STAGE_OF_LETTER[b"R"]]
-        return macros is not None and macros.lookup().get(b"rcpt_mailer") == b"error"
+        return macros is not None and macros.get(b"rcpt_mailer") == b"error"
 
     def _asks(self, name: str, step: int) -> bool:
         """Whether the callback of a step of the message is to be called."""
@@ -538,7 +538,12 @@ class Conversation:
             session.finish(verdict)
         else:
             shown = message._shown if session.agreement.headers_shown else None
-            composed = compose(edits, shown, appends_in_place=self._connected().mta != "postfix")
+            composed = compose(
+                edits,
+                shown,
+                appends_in_place=self._connected().mta != "postfix",
+                may_add=session.agreement.can(Action.ADD_HEADERS),
+            )
             if composed.body is None:
                 session.finish(verdict, composed.head + composed.foot)
             else:

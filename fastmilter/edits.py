@@ -165,11 +165,12 @@ class Composed:
     foot: list[bytes]
 
 
-def compose(edits: list[Edit], shown: list[bytes] | None, appends_in_place: bool) -> Composed:
+def compose(edits: list[Edit], shown: list[bytes] | None, *, appends_in_place: bool, may_add: bool = True) -> Composed:
     """Put ``edits`` in order.
 
     ``shown``: the names of the header fields that the filter was shown, ``None`` if it asked for none.
     ``appends_in_place``: the MTA puts an added field where one of that name is (Sendmail) instead of at the end.
+    ``may_add``: the MTA granted additions; without it a field that is not there is still changed, which adds it.
     """
     counts = Counter(name.lower() for name in shown) if shown is not None else None
     settled, additions = _settle(edits, counts)
@@ -180,16 +181,18 @@ def compose(edits: list[Edit], shown: list[bytes] | None, appends_in_place: bool
     ]
     present = set(counts or ())
     for addition in additions:
-        if isinstance(addition, AppendHeader):
+        if isinstance(addition, SetHeader) and not may_add:
+            head.append(codec.encode(codec.ChangeHeader(addition.index, addition.name, addition.value or b"")))
+        elif isinstance(addition, AppendHeader | SetHeader):
             name = addition.name.lower()
             # Without the header section one of that name may be there. Date, From and Message-Id of Sendmail's own
             # making are replaced by ADDHEADER only.
             in_the_way = name in present or (counts is None and name not in _MADE_BY_MTA)
             head.append(
                 codec.encode(
-                    codec.InsertHeader(APPEND_INDEX, addition.name, addition.value)
+                    codec.InsertHeader(APPEND_INDEX, addition.name, addition.value or b"")
                     if appends_in_place and in_the_way
-                    else codec.AddHeader(addition.name, addition.value)
+                    else codec.AddHeader(addition.name, addition.value or b"")
                 )
             )
         else:
@@ -210,27 +213,37 @@ def compose(edits: list[Edit], shown: list[bytes] | None, appends_in_place: bool
 
 
 _Settled = dict[bytes, dict[int, SetHeader]]
-_Additions = list[AppendHeader | codec.InsertHeader]
+_Addition = AppendHeader | codec.InsertHeader | SetHeader
 
 
-def _settle(edits: Iterable[Edit], counts: "Counter[bytes] | None") -> tuple[_Settled, _Additions]:
-    """Let the last change of each field win, and turn changes of fields that are not there into additions."""
+def _settle(edits: Iterable[Edit], counts: "Counter[bytes] | None") -> tuple[_Settled, list[_Addition]]:
+    """Let the last change of each field win; a change of a field that is not there becomes an addition.
+
+    As a change, Postfix would append it, and Sendmail put it before the first of that name and shift the others.
+    """
     settled: _Settled = {}
-    additions: _Additions = []
-    for edit in edits:
+    additions: dict[object, _Addition] = {}  # in call order, by number; what is not there by name and index
+    for number, edit in enumerate(edits):
         if isinstance(edit, AppendHeader | codec.InsertHeader):
-            additions.append(edit)
+            additions[number] = edit
         elif isinstance(edit, DeleteHeaders):
-            there = 0 if counts is None else counts[edit.name.lower()]
-            settled[edit.name.lower()] = {n: SetHeader(edit.name, n, None) for n in range(1, there + 1)}
+            key = edit.name.lower()
+            there = 0 if counts is None else counts[key]
+            settled[key] = {n: SetHeader(edit.name, n, None) for n in range(1, there + 1)}
+            additions = {place: made for place, made in additions.items() if not _changes(made, key)}
         elif isinstance(edit, SetHeader):
             key = edit.name.lower()
             if counts is None or edit.index <= counts[key]:
                 settled.setdefault(key, {})[edit.index] = edit
             elif edit.value is not None:
-                # Postfix would append it, Sendmail put it before the first of that name and shift the others.
-                additions.append(AppendHeader(edit.name, edit.value))
-    return settled, additions
+                additions[key, edit.index] = edit
+            else:
+                additions.pop((key, edit.index), None)
+    return settled, list(additions.values())
+
+
+def _changes(addition: _Addition, key: bytes) -> bool:
+    return isinstance(addition, SetHeader) and addition.name.lower() == key
 
 
 def body_packets(source: bytes | IO[bytes], max_data: int, foot: bytes) -> Iterator[bytes]:
