@@ -4,7 +4,6 @@ cdef class Macros:
     cdef readonly bytes command
     cdef bytes raw
     cdef tuple pairs
-    cdef dict by_name
 
 
 cdef class Header:

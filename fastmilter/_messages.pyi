@@ -17,7 +17,7 @@ class Negotiate:
 class Macros:
     """Macros for the command whose letter is ``command`` (SMFIC_MACRO ``D``): letter, then {name NUL value NUL}.
 
-    Most macros are never looked at, so a decoded packet is taken apart when ``values`` or ``lookup`` is first used.
+    Most macros are never looked at, and thousands of idle connections hold some: a decoded packet stays as it came.
     """
 
     __match_args__ = ("command", "values")
@@ -31,11 +31,17 @@ class Macros:
     def values(self) -> tuple[tuple[bytes, bytes], ...]:
         """The pairs (name, value) in the order of the packet, names spelled as sent."""
 
-    def lookup(self) -> dict[bytes, bytes]:
-        """The values by name without braces (``i`` and ``{i}`` are one name); the first of two wins, as in libmilter.
+    def names(self) -> list[bytes]:
+        """The names without braces, in the order of the packet."""
 
-        The dictionary is made once and is not a copy: do not change it.
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the macro ``name``, given without braces, or ``None``.
+
+        ``i`` and ``{i}`` are one name; the first of two wins, as in libmilter.
         """
+
+    def __bool__(self) -> bool:
+        """Whether there is any pair; does not take the packet apart."""
 
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...

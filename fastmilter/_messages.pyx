@@ -7,7 +7,10 @@ be sent for another reason is refused by ``encode``.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cython.dataclasses cimport dataclass
+from libc.stdint cimport uint8_t
+from libc.string cimport memchr, memcmp
 
 
 cdef bytes plain(object letter):
@@ -15,6 +18,19 @@ cdef bytes plain(object letter):
     if not isinstance(letter, bytes):
         raise TypeError(f"Expected bytes, got {type(letter).__name__}")
     return bytes(letter)
+
+
+cdef bytes bare(bytes name):
+    """The name of a macro without its braces."""
+    return name[1:-1] if name[:1] == b"{" and name[-1:] == b"}" else name
+
+
+cdef bint is_named(const uint8_t *at, Py_ssize_t length, bytes name) noexcept:
+    """Whether ``length`` bytes from ``at`` are ``name``, with braces or without."""
+    if length >= 2 and at[0] == c"{" and at[length - 1] == c"}":
+        at += 1
+        length -= 2
+    return length == PyBytes_GET_SIZE(name) and memcmp(at, PyBytes_AS_STRING(name), <size_t> length) == 0
 
 
 @cython.final
@@ -32,7 +48,7 @@ cdef class Negotiate:
 cdef class Macros:
     """Macros for the command whose letter is ``command`` (SMFIC_MACRO ``D``): letter, then {name NUL value NUL}.
 
-    Most macros are never looked at, so a decoded packet is taken apart when ``values`` or ``lookup`` is first used.
+    Most macros are never looked at, and thousands of idle connections hold some: a decoded packet stays as it came.
     """
 
     __match_args__ = ("command", "values")
@@ -44,31 +60,48 @@ cdef class Macros:
     @property
     def values(self):
         """The pairs (name, value) in the order of the packet, names spelled as sent."""
-        if self.pairs is None:
-            # The last piece is unterminated (or empty); it and a name without a value are dropped: libmilter reads past
-            # its buffer there.
-            pieces = self.raw.split(b"\0")[:-1]
-            self.pairs = tuple(zip(pieces[::2], pieces[1::2]))
-            self.raw = None
-        return self.pairs
+        if self.raw is None:
+            return self.pairs
+        # The last piece is unterminated (or empty); it and a name without a value are dropped: libmilter reads past its
+        # buffer there.
+        pieces = self.raw.split(b"\0")[:-1]
+        return tuple(zip(pieces[::2], pieces[1::2]))
 
-    def lookup(self):
-        """The values by name without braces (``i`` and ``{i}`` are one name); the first of two wins, as in libmilter.
+    def names(self):
+        """The names without braces, in the order of the packet."""
+        return [bare(name) for name, _ in self.values]
 
-        The dictionary is made once and is not a copy: do not change it.
+    def get(self, bytes name not None):
+        """The value of the macro ``name``, given without braces, or ``None``.
+
+        ``i`` and ``{i}`` are one name; the first of two wins, as in libmilter.
         """
-        if self.by_name is None:
-            found = {}
-            for name, value in self.values:
-                if name[:1] == b"{" and name[-1:] == b"}":
-                    name = name[1:-1]
-                found.setdefault(name, value)
-            self.by_name = found
-        return self.by_name
+        cdef const uint8_t *at
+        cdef const uint8_t *end
+        cdef const uint8_t *value
+        cdef const uint8_t *stop
+        if self.raw is None:
+            for known, found in self.pairs:
+                if bare(known) == name:
+                    return found
+            return None
+        at = <const uint8_t *> PyBytes_AS_STRING(self.raw)
+        end = at + PyBytes_GET_SIZE(self.raw)
+        while True:
+            value = <const uint8_t *> memchr(at, 0, <size_t> (end - at))
+            if value is NULL:
+                return None
+            value += 1
+            stop = <const uint8_t *> memchr(value, 0, <size_t> (end - value))
+            if stop is NULL:
+                return None
+            if is_named(at, value - 1 - at, name):
+                return PyBytes_FromStringAndSize(<const char *> value, stop - value)
+            at = stop + 1
 
     def __bool__(self):
         """Whether there is any pair; does not take the packet apart."""
-        return bool(self.pairs) if self.raw is None else bool(self.raw)
+        return bool(self.pairs) if self.raw is None else self.raw.count(b"\0") > 1
 
     def __eq__(self, other):
         if not isinstance(other, Macros):

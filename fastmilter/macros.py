@@ -75,14 +75,14 @@ class Macros(Mapping[str, str]):
         key = to_bytes(bare)
         for macros in reversed(self._stages):
             if macros is not None:
-                value = macros.lookup().get(key)
+                value = macros.get(key)
                 if value is not None:
                     return to_text(value)
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
         """Yield each name once, without braces, earliest step first."""
-        names = {name: None for macros in self._stages if macros is not None for name in macros.lookup()}
+        names = {name: None for macros in self._stages if macros is not None for name in macros.names()}
         return map(to_text, names)
 
     def __len__(self) -> int:
