@@ -541,7 +541,7 @@ class Conversation:
             composed = compose(
                 edits,
                 shown,
-                appends_in_place=self._connected().mta != "postfix",
+                appends_in_place=self._connected().mta == "sendmail",
                 may_add=session.agreement.can(Action.ADD_HEADERS),
             )
             if composed.body is None:
