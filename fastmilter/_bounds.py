@@ -82,6 +82,11 @@ TLS_HANDSHAKE: Final = b"\x16\x03"
 QUOTED: Final = 60
 
 
+def counted(size: int) -> str:
+    """``1 byte``, ``2 bytes``."""
+    return f"{size} byte{'' if size == 1 else 's'}"
+
+
 def quoted(data: bytes) -> str:
     """``repr`` of the beginning of ``data``; says how much was left out.
 
@@ -89,7 +94,7 @@ def quoted(data: bytes) -> str:
     "b'a\\\\n'"
     """
     left_out = len(data) - QUOTED
-    return f"{data[:QUOTED]!r} and {left_out} bytes more" if left_out > 0 else repr(data)
+    return f"{data[:QUOTED]!r} and {counted(left_out)} more" if left_out > 0 else repr(data)
 
 
 def titled(letter: int) -> str:
@@ -117,10 +122,10 @@ def wrong_size(letter: int, command: bool, size: int, limit: int) -> str:
     """What to say of a letter that is unknown, or of the size of the data behind it."""
     table = COMMAND_BOUNDS if command else RESPONSE_BOUNDS
     if bytes([letter]) not in table:
-        return f"unknown {'command' if command else 'response'} letter {bytes([letter])!r} ({size} bytes of data)"
+        return f"unknown {'command' if command else 'response'} letter {bytes([letter])!r} ({counted(size)} of data)"
     lowest, highest = table[bytes([letter])]
     expected = f"at least {lowest}" if size < lowest else f"at most {min(highest, limit)}"
-    return f"{titled(letter)}: {size} bytes of data, expected {expected}"
+    return f"{titled(letter)}: {counted(size)} of data, expected {expected}"
 
 
 def wrong_content(letter: int, data: bytes, what: str) -> str:

@@ -111,7 +111,7 @@ cdef inline bytes take_name(Packet *packet):
 cdef inline object ended(Packet *packet, object message):
     """The message, unless bytes follow its last string: Postfix takes such a response for broken."""
     if left(packet):
-        raise wrong(packet, f"{left(packet)} bytes too many at the end")
+        raise wrong(packet, f"{_bounds.counted(left(packet))} too many at the end")
     return message
 
 
