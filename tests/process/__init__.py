@@ -1,0 +1,1 @@
+"""Tests with real processes, forks and signals; nothing is mocked."""
