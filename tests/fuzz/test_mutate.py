@@ -1,0 +1,64 @@
+"""A short run of the fuzzer, and proof that it would notice what it looks for."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.fuzz import mutate
+from tests.fuzz.targets import TARGETS
+from tests.support.recordings import Direction
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_mutated_recordings_only_ever_give_the_named_error(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutate.main(["--count", "30000", "--target", target]) == 0, capsys.readouterr().err
+    output = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\n{output}", end="")
+
+
+def test_every_kind_of_refusal_is_reached() -> None:
+    figures = mutate.run(TARGETS["codec"], 30000, seed=1)
+    text = "\n".join(figures.reasons)
+    for words in ("no NUL ends", "field name is empty", "too many at the end", "unknown command", "unknown response"):
+        assert words in text
+    for words in (
+        "length : ",
+        "above the limit",
+        "expected at least",
+        "expected at most",
+        "family",
+        "port and address",
+    ):
+        assert words in text
+    assert figures.messages > figures.packets / 2
+
+
+def test_an_exception_is_a_finding_and_can_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    def brittle(direction: Direction, pieces: Sequence[bytes]) -> tuple[int, str]:
+        if b"\xff" in b"".join(pieces):
+            raise ValueError("cannot cope")
+        return 0, ""
+
+    TARGETS["brittle"] = brittle
+    try:
+        found = []
+        for _ in range(2):
+            assert mutate.main(["--count", "5000", "--seed", "7", "--target", "brittle"]) == 1
+            found.append(capsys.readouterr().err)
+    finally:
+        del TARGETS["brittle"]
+    assert found[0] == found[1]
+    assert "seed 7, stream " in found[0]
+    assert "ValueError: cannot cope" in found[0]
+
+
+def test_growing_memory_is_a_finding() -> None:
+    kept = []
+
+    def hoarding(direction: Direction, pieces: Sequence[bytes]) -> tuple[int, str]:
+        kept.append(bytes(b"x" * 20000))
+        return 0, ""
+
+    with pytest.raises(mutate.Finding, match="memory grew"):
+        mutate.run(hoarding, 5000, seed=1)
