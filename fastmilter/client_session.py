@@ -37,7 +37,7 @@ from fastmilter.constants import (
 )
 from fastmilter.errors import LocalProtocolError, RemoteProtocolError
 from fastmilter.mta import MacroBook, Mta, Requests, Text, as_bytes, mta_named
-from fastmilter.replies import Verdict, VerdictKind, verdict_of
+from fastmilter.replies import ACCEPT, SKIP, Verdict, VerdictKind, verdict_of
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """Most bytes taken in one answer, modifications included: a filter that never ends must not fill our memory."""
@@ -201,7 +201,9 @@ class ClientSession:
         self._taken = 0
         self._skipped: set[Step] = set()
         self._ended = ""
-        self._mail_begun = self._mail_continued = self._helo_seen = self._session_verdict = False
+        self._mail_begun = self._mail_continued = self._helo_seen = self._leaves_silently = False
+        self.session_verdict: Verdict | None = None
+        """What the filter said of the whole session, if it ended that; ``ACCEPT``: it is out, the mail goes on."""
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 
@@ -383,7 +385,7 @@ class ClientSession:
     def quit(self) -> bool:
         """Queue what the MTA sends at the end; return ``False`` if it just closes the connection."""
         self._idle()
-        if self.agreed is None or (self._session_verdict and not self.mta.quit_after_connection_verdict):
+        if self.agreed is None or self._leaves_silently:
             self._out.clear()
             return False
         if self.mta.abort_at_reset:
@@ -399,7 +401,8 @@ class ClientSession:
             raise LocalProtocolError("the connection is not negotiated")
         self._out += codec.encode(codec.QuitNewConnection())
         self._book.forget_message()
-        self._mail_begun = self._mail_continued = self._helo_seen = self._session_verdict = False
+        self._mail_begun = self._mail_continued = self._helo_seen = self._leaves_silently = False
+        self.session_verdict = None
         self.phase = Phase.NEGOTIATED
 
     # -- answers -------------------------------------------------------------------------------------------------------
@@ -449,7 +452,7 @@ class ClientSession:
         ends = _ends(step, kind)
         if step in (Step.CONNECT, Step.HELO):
             if ends or (kind is VerdictKind.DISCARD and step in self.mta.discard_ends_session):
-                self._session_verdict = True
+                self._leaves_silently = not self.mta.quit_after_connection_verdict
                 self._end_session(step, verdict)
         elif ends:
             self._ended = f"the filter answered {verdict} to {step}"
@@ -460,13 +463,15 @@ class ClientSession:
 
     def _skip(self, step: Step) -> None:
         if step in self.mta.skip_ends_session:
-            self._end_session(step, "skip")
+            self._end_session(step, SKIP)
         elif step in self.mta.skip_refused:
             raise RemoteProtocolError(f"the filter answers Skip to {step}; {self.mta.name} does not take it")
         elif step in self.mta.skips:
             self._skipped.add(self.mta.skips[step])
 
-    def _end_session(self, step: Step, verdict: object) -> None:
+    def _end_session(self, step: Step, verdict: Verdict) -> None:
+        # Neither DISCARD nor SKIP does here what it says: the MTA goes on without the filter.
+        self.session_verdict = verdict if verdict.is_refusal else ACCEPT
         self._ended = f"the filter answered {verdict} to {step}, which ended the session"
         self.phase = Phase.OVER
 

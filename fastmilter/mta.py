@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fastmilter import codec
-from fastmilter.addresses import SocketAddress, to_bytes
+from fastmilter.addresses import Address, SocketAddress, to_bytes
 from fastmilter.constants import STEPS, Family, Step
 from fastmilter.errors import ConfigError
 from fastmilter.negotiation import normalise_macro
@@ -56,6 +56,8 @@ class Mta:
     """QUIT after a verdict that ended the session at CONNECT or HELO; otherwise the connection is just closed."""
     ipv6_prefix: bool
     """IPv6 addresses in CONNECT as ``IPv6:0:0:0:0:0:0:0:1``."""
+    mailbox_line: bytes
+    """The name of the field that a first line ``From ...`` of a message becomes; empty: it is dropped."""
     unknown_whole_line: bool
     """UNKNOWN carries the line with its arguments; otherwise the first word."""
     strict_bits: bool
@@ -113,6 +115,7 @@ POSTFIX: Final = Mta(
     abort_at_reset=True,
     quit_after_connection_verdict=False,
     ipv6_prefix=False,
+    mailbox_line=b"X-Mailbox-Line",
     unknown_whole_line=False,
     strict_bits=False,
     oldest_version=0,
@@ -159,6 +162,7 @@ SENDMAIL: Final = Mta(
     abort_at_reset=False,
     quit_after_connection_verdict=True,
     ipv6_prefix=True,
+    mailbox_line=b"",
     unknown_whole_line=True,
     strict_bits=True,
     oldest_version=2,
@@ -181,6 +185,20 @@ def mta_named(mta: str | Mta) -> Mta:
         return MTAS[mta]
     except KeyError:
         raise ConfigError(f"mta {mta!r} is not one of {', '.join(MTAS)}") from None
+
+
+def wire_path(path: Text) -> bytes:
+    """Return an address as it goes on the wire: ``bytes`` and what an MTA sent as they are, text in angle brackets.
+
+    >>> wire_path("a@example.org"), wire_path("<a@example.org>"), wire_path(""), wire_path(b"a@example.org")
+    (b'<a@example.org>', b'<a@example.org>', b'<>', b'a@example.org')
+    """
+    if isinstance(path, Address):
+        return path.raw
+    raw = as_bytes(path)
+    if isinstance(path, bytes) or (raw[:1] == b"<" and raw[-1:] == b">"):
+        return raw
+    return b"<" + raw + b">"
 
 
 def connect_message(hostname: Text, address: str | SocketAddress | None, port: int, mta: Mta) -> codec.Connect:

@@ -22,8 +22,7 @@ from fastmilter import codec
 from fastmilter.addresses import Address, Params, Recipient, to_text
 from fastmilter.client.fields import Field, MessageSource, crlf, join_message, message_bytes, split_message
 from fastmilter.constants import MAX_HEADER_INDEX
-from fastmilter.errors import ConfigError
-from fastmilter.mta import Text, as_bytes
+from fastmilter.mta import Mta, Text, as_bytes, mta_named
 from fastmilter.replies import ACCEPT, Verdict, VerdictKind
 
 
@@ -52,7 +51,7 @@ def apply_modifications(
     recipients: Iterable[Text],
     modifications: Iterable[codec.Modification],
     *,
-    mta: str = "postfix",
+    mta: str | Mta = "postfix",
     sender_params: Iterable[str] = (),
     verdict: Verdict = ACCEPT,
     leading_space: bool = False,
@@ -64,11 +63,9 @@ def apply_modifications(
     header values as they are. Indices of header fields count those in ``message``. Raises ``ConfigError`` for another
     ``mta``.
     """
-    try:
-        rules = _RULES[mta]
-    except KeyError:
-        raise ConfigError(f"mta {mta!r} is not one of {', '.join(_RULES)}") from None
-    fields, body = split_message(message_bytes(message), rules.mailbox_line)
+    table = mta_named(mta)
+    rules = _RULES[mta_named(table.name).name]
+    fields, body = split_message(message_bytes(message), table.mailbox_line)
     envelope = (_address(sender), Params(sender_params), tuple(map(_recipient, recipients)))
     if verdict.is_refusal or verdict.kind is VerdictKind.DISCARD:
         return Applied(*envelope, join_message(fields, body), delivered=False)
@@ -91,7 +88,6 @@ def _recipient(address: Text) -> Recipient:
 class _Play(ABC):
     """A message under modification; the subclasses are the MTAs."""
 
-    mailbox_line = b""
     fold = b" "
     """What keeps a line of a value, which has no white space of its own, from being a field of its own."""
 
@@ -193,7 +189,6 @@ _OWN_RECEIVED: Final = Field(b"Received", b" (by the MTA itself)")
 
 
 class _Postfix(_Play):
-    mailbox_line = b"X-Mailbox-Line"
     fold = b"\t"
 
     def take_fields(self, fields: Sequence[Field]) -> None:

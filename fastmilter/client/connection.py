@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar, cast
 
 from fastmilter import codec
-from fastmilter.addresses import Address, SocketAddress
+from fastmilter.addresses import SocketAddress
 from fastmilter.client.errors import ConnectFailed, ConnectionLost, ProtocolBroken, TimedOut
+from fastmilter.client.fields import MessageSource
+from fastmilter.client.message import MacrosByStep, Outcome, Player, play
 from fastmilter.client_session import Agreed, ClientSession
 from fastmilter.constants import ALL_ACTIONS, PROTOCOL_VERSION, Step
 from fastmilter.endpoints import Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError, LocalProtocolError, NoConnection, RemoteProtocolError
-from fastmilter.mta import Mta, Text, as_bytes, connect_message
+from fastmilter.mta import Mta, Text, as_bytes, connect_message, wire_path
 from fastmilter.replies import Verdict, VerdictKind
 
 READ_BYTES: Final = 65536
@@ -33,6 +35,8 @@ FLUSH_BYTES: Final = 65536
 """So much may wait for the next command that is answered; more leaves at once."""
 
 _T = TypeVar("_T")
+
+_DEFAULT_CLIENT: Final = codec.Connect(b"localhost", b"4", 25, b"127.0.0.1")
 
 _CONTENT: Final = frozenset({Step.HEADER, Step.END_OF_HEADERS, Step.BODY, Step.END_OF_MESSAGE})
 
@@ -88,6 +92,8 @@ class Client:
         )
         self._socket: socket.socket | None = None
         self._last = b""
+        self._smtp_client: codec.Connect | None = None
+        self._helo: Text | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -138,9 +144,24 @@ class Client:
         return self._session.agreed
 
     @property
+    def is_open(self) -> bool:
+        """Whether the connection stands: opened, and neither closed nor failed since."""
+        return self._socket is not None
+
+    @property
     def in_message(self) -> bool:
         """Whether a message is open: MAIL was sent, and neither a verdict nor ``abort`` ended it."""
         return self._session.in_message
+
+    @property
+    def session_verdict(self) -> Verdict | None:
+        """The verdict that ended the session, so that only ``quit`` is left; ``ACCEPT``: the mail goes on unseen."""
+        return self._session.session_verdict
+
+    @property
+    def mta(self) -> Mta:
+        """The habits this client has."""
+        return self._session.mta
 
     # -- level 1: the steps --------------------------------------------------------------------------------------------
 
@@ -156,11 +177,15 @@ class Client:
     ) -> Verdict | None:
         """Tell the SMTP client: its name, its address (``None``: unknown; a path: a unix socket) and port."""
         message = connect_message(hostname, address, port, self._session.mta)
-        return self._answer(Step.CONNECT, self._session.connect(message))
+        due = self._session.connect(message)
+        self._smtp_client = message
+        return self._answer(Step.CONNECT, due)
 
     def helo(self, name: Text) -> Verdict | None:
         """Tell the name the client gave in HELO or EHLO."""
-        return self._answer(Step.HELO, self._session.helo(name))
+        due = self._session.helo(name)
+        self._helo = name
+        return self._answer(Step.HELO, due)
 
     def mail(self, sender: Text, params: Iterable[Text] = ()) -> Verdict | None:
         """Tell the reverse-path, ``a@b`` or ``<a@b>`` (``bytes`` go out as they are), and its ESMTP parameters."""
@@ -229,6 +254,43 @@ class Client:
     def new_connection(self) -> None:
         """Say QUIT_NC: the next step is CONNECT of another SMTP session. No MTA does; libmilter may fall silent."""
         self._session.quit_new_connection()
+        self._smtp_client = self._helo = None
+
+    # -- level 1: a whole message --------------------------------------------------------------------------------------
+
+    def send_message(
+        self,
+        message: MessageSource,
+        sender: Text,
+        recipients: Iterable[Text],
+        *,
+        hostname: Text = "localhost",
+        address: str | SocketAddress | None = "127.0.0.1",
+        port: int = 25,
+        helo: Text | None = "localhost",
+        macros: MacrosByStep | None = None,
+        sender_params: Iterable[str] = (),
+    ) -> Outcome:
+        """Play a whole message as the MTA does, and return what came of it.
+
+        ``message``: bytes, a binary file or an ``EmailMessage``; a recipient with ESMTP parameters is a ``Recipient``.
+        ``hostname``, ``address``, ``port``, ``helo`` describe the SMTP client and are told once per connection
+        (``helo=None``: it said none); later messages may leave them out. ``macros``: by step, as for ``macros()``.
+
+        Raises ``LocalProtocolError`` for another SMTP client on the same connection, where a message is open, and for a
+        message without recipients; ``ValueError`` for a step in ``macros`` that is none.
+        """
+        told = connect_message(hostname, address, port, self.mta)
+
+        def introduce(player: Player) -> None:
+            if self._smtp_client is None:
+                player.step(Step.CONNECT, lambda: self.connect(hostname, address, port))
+            elif told not in (self._smtp_client, _DEFAULT_CLIENT):
+                raise LocalProtocolError("a connection is one SMTP session: another SMTP client needs another Client")
+            if helo is not None and (self._helo is None or helo not in (self._helo, "localhost")):
+                player.step(Step.HELO, lambda: self.helo(helo))
+
+        return play(self, message, sender, recipients, sender_params=sender_params, introduce=introduce, macros=macros)
 
     # -- level 2: messages ---------------------------------------------------------------------------------------------
 
@@ -285,6 +347,9 @@ class Client:
         try:
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             connection.sendall(output)
+        except KeyboardInterrupt:
+            self.close()  # how much of it left, nobody knows
+            raise
         except TimeoutError:
             self.close()
             raise TimedOut(f"the milter at {self.endpoint} takes no data{_at(step)}", step) from None
@@ -311,6 +376,9 @@ class Client:
             except RemoteProtocolError as error:
                 self.close()
                 raise ProtocolBroken(str(error), self._last, step) from error
+            except BaseException:
+                self.close()  # interrupted: whether the answer is still to come, nobody knows
+                raise
 
     def _read(self, step: Step | None, deadline: float) -> bytes:
         connection = self._open_socket()
@@ -342,20 +410,6 @@ class Client:
 
 def _at(step: Step | None) -> str:
     return f" at {step}" if step is not None else ""
-
-
-def wire_path(path: Text) -> bytes:
-    """Return an address as it goes on the wire: ``bytes`` and what an MTA sent as they are, text in angle brackets.
-
-    >>> wire_path("a@example.org"), wire_path("<a@example.org>"), wire_path(""), wire_path(b"a@example.org")
-    (b'<a@example.org>', b'<a@example.org>', b'<>', b'a@example.org')
-    """
-    if isinstance(path, Address):
-        return path.raw
-    raw = as_bytes(path)
-    if isinstance(path, bytes) or (raw[:1] == b"<" and raw[-1:] == b">"):
-        return raw
-    return b"<" + raw + b">"
 
 
 def _connected(endpoint: Endpoint, seconds: float) -> socket.socket:
