@@ -7,6 +7,9 @@ message got its verdict and came back changed.
 """
 
 import difflib
+import email
+import io
+import os
 import socket
 import subprocess
 import sys
@@ -14,16 +17,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastmilter import Step, codec
 from fastmilter.client import Client, Outcome
 from fastmilter.errors import FastmilterError
 
-EXAMPLES = Path(__file__).parent
+EXAMPLES = Path(os.path.relpath(Path(__file__).parent))
 TARGET = f"{EXAMPLES / 'tagger.py'}:Tagger"
 MESSAGE = EXAMPLES / "message.eml"
 WORKERS = 2
 START_S = 30.0
 STOP_S = 30.0
 
+HOST, CLIENT, PORT = "mail.orchard.example", "192.0.2.25", 40522
 SENDER = "jiri@orchard.example"
 RECIPIENTS = ["anna@harbour.example", "office@harbour.example"]
 
@@ -92,19 +97,38 @@ def play(address: str, message: bytes) -> Outcome:
             message,
             SENDER,
             RECIPIENTS,
-            hostname="mail.orchard.example",
-            address="192.0.2.25",
-            port=40522,
-            helo="mail.orchard.example",
+            hostname=HOST,
+            address=CLIENT,
+            port=PORT,
+            helo=HOST,
         )
+    fields = iter(email.message_from_bytes(message).keys())
+    recipients = iter(RECIPIENTS)
     for step, verdict, milliseconds in outcome.steps:
-        print(f"  {step:<16} {described(verdict):<28} {milliseconds:8.2f} ms")
+        match step:
+            case Step.CONNECT:
+                told = f"{HOST} [{CLIENT}]:{PORT}"
+            case Step.HELO:
+                told = HOST
+            case Step.MAIL:
+                told = f"FROM:<{SENDER}>"
+            case Step.RCPT:
+                told = f"TO:<{next(recipients)}>"
+            case Step.HEADER:
+                told = next(fields)
+            case _:
+                told = ""
+        unasked = "not shown" if step in client.agreed.suppressed else "not awaited"
+        answer = unasked if verdict is None else str(verdict)
+        print(f"  {step:<15} {told:<41} {answer:<12} {milliseconds:7.2f} ms")
     return outcome
 
 
-def described(verdict: object) -> str:
-    """Return a verdict in words."""
-    return "(no answer asked for)" if verdict is None else str(verdict)
+def in_words(modification: codec.Modification) -> str:
+    """Return a modification on one line."""
+    fields = (getattr(modification, name) for name in modification.__match_args__)
+    texts = (value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value) for value in fields)
+    return f"{type(modification).__name__}({', '.join(texts)})".replace("\n", "\\n")
 
 
 def lines(message: bytes) -> list[str]:
@@ -128,7 +152,7 @@ def report(message: bytes, outcome: Outcome) -> None:
     for recipient, verdict in outcome.refused.items():
         print(f"  refused        {recipient}: {verdict}")
     for modification in outcome.modifications:
-        print(f"  modification   {modification}")
+        print(f"  modification   {in_words(modification)}")
     title("The message before")
     print("\n".join(f"  {line}" for line in lines(message)))
     after = outcome.apply().message
@@ -154,6 +178,9 @@ def run(target: str, path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the demonstration with the arguments of the command line; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to stop
     target = arguments[0] if arguments else TARGET
     path = Path(arguments[1]) if len(arguments) > 1 else MESSAGE
     try:

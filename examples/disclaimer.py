@@ -32,6 +32,7 @@ class Body:
         """Begin with nothing."""
         self.fields = email.message.Message()
         self.encoding = ""
+        self.clear = True
         self.wanted = False
         self.size = 0
         self.ends_line = True
@@ -68,12 +69,13 @@ class Disclaimer(Filter[Body]):
         """Keep the fields that say what the body is."""
         if name.lower() in ("content-type", "content-transfer-encoding", "content-disposition"):
             self.message.state.fields[name] = value
+            self.message.state.clear &= value.isascii()
 
     def on_end_of_headers(self) -> None:
         """Decide whether text can be appended."""
         body = self.message.state
-        # Twice the same field is a message that every program reads in another way.
-        if len(body.fields) != len({name.lower() for name in body.fields}):
+        # Twice the same field, or raw 8-bit text in it, is read by every program in another way.
+        if len(body.fields) != len({name.lower() for name in body.fields}) or not body.clear:
             return
         declared = str(body.fields.get("content-type", "text/plain")).partition(";")[0].strip().lower()
         body.encoding = str(body.fields.get("content-transfer-encoding", "")).strip().lower()
