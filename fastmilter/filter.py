@@ -7,7 +7,7 @@ Text is ``str``, UTF-8 with ``surrogateescape``: every byte the MTA sent comes b
 Bodies are ``bytes``.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from fastmilter.addresses import Address, Params, SocketAddress
@@ -88,7 +88,7 @@ class Filter(Generic[S]):
     requires: ClassVar[Action] = Action(0)
     """What the filter cannot do without: where the MTA does not offer it, the negotiation fails."""
 
-    request_macros: ClassVar[Mapping[str, Iterable[str]]] = {}
+    request_macros: ClassVar[Mapping[str, Collection[str]]] = {}
     """Macros to ask for beyond the MTA's defaults, by step: ``{"rcpt": ["{rcpt_addr}"]}``."""
 
     leading_space: ClassVar[bool] = False

@@ -8,9 +8,9 @@ the connection or the message must be known in full. Every mistake that can be s
 import difflib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import SimpleNamespace
+from types import SimpleNamespace, UnionType
 from typing import Any, Final, TypeVar
 
 from fastmilter import codec
@@ -213,13 +213,13 @@ def _requested_macros(cls: Any) -> dict[Step, tuple[str, ...]]:
                 f"{cls.__name__}.request_macros: the MTA sends no macros by request at {step!r}"
                 f"{suggestion(str(step), steps)} (steps: {', '.join(steps)})"
             )
-        names = names if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
-        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        is_list = isinstance(names, Collection) and not isinstance(names, str)
+        if not is_list or not all(isinstance(name, str) for name in names):
             raise TypeError(f"{cls.__name__}.request_macros[{step!r}] must be a list of names, not {names!r}")
         for name in names:
             if not name or any(character in " ,\0" or not character.isprintable() for character in name):
                 raise TypeError(f"{cls.__name__}.request_macros[{step!r}]: {name!r} is no name of a macro")
-        checked[Step(step)] = names
+        checked[Step(step)] = tuple(names)
     return checked
 
 
@@ -269,7 +269,7 @@ def _state_class(cls: type, base: type) -> type:
     if state is None or isinstance(state, TypeVar):
         return SimpleNamespace
     made = typing.get_origin(state) or state  # dict[str, int] makes a dict
-    if not isinstance(made, type):
+    if not isinstance(made, type) or made is UnionType:
         raise TypeError(f"{cls.__name__}: Filter[{state!r}] must name a class, which is called for each message")
     try:
         inspect.signature(made).bind()
