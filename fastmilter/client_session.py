@@ -305,7 +305,7 @@ class ClientSession:
     def mail(self, sender: bytes, params: Sequence[bytes] = ()) -> bool:
         """Queue MAIL; return whether an answer is due. ``sender`` as it goes on the wire: ``b"<a@b>"``."""
         self._check(Step.MAIL)
-        self._book.mail(_bare(sender))
+        self._book.mail(sender)
         self._skipped.clear()
         self._ended = ""
         due = self._step(Step.MAIL, codec.MailFrom(sender, tuple(params)))
@@ -315,7 +315,7 @@ class ClientSession:
     def rcpt(self, recipient: bytes, params: Sequence[bytes] = ()) -> bool:
         """Queue RCPT; return whether an answer is due."""
         self._check(Step.RCPT)
-        self._book.rcpt(_bare(recipient))
+        self._book.rcpt(recipient)
         due = self._step(Step.RCPT, codec.RcptTo(recipient, tuple(params)))
         if not due:
             self._book.assign_queue_id()
@@ -368,6 +368,7 @@ class ClientSession:
         """Queue the end of the message, whose answer is always due; the modifications are collected meanwhile."""
         self._check(Step.END_OF_MESSAGE)
         self.modifications = []
+        self._book.end_of_message()
         return self._step(Step.END_OF_MESSAGE, codec.EndOfMessage())
 
     def unknown(self, command: Text) -> bool:
@@ -455,6 +456,8 @@ class ClientSession:
                 self._leaves_silently = not self.mta.quit_after_connection_verdict
                 self._end_session(step, verdict)
         elif ends:
+            if kind is VerdictKind.DISCARD and step in self.mta.discard_aborts:
+                self._out += codec.encode(codec.Abort())
             self._ended = f"the filter answered {verdict} to {step}"
             self._end_message()
         if verdict.code == 421:
@@ -538,8 +541,3 @@ class ClientSession:
         except RemoteProtocolError as error:
             return str(error)
         return ""
-
-
-def _bare(path: bytes) -> bytes:
-    """Return a path without its angle brackets."""
-    return path[1:-1] if path[:1] == b"<" and path[-1:] == b">" else path

@@ -49,6 +49,8 @@ class Mta:
     """Whether the list for the end of the message counts is decided by the presence of that for end of headers."""
     queue_id_at_mail: bool
     """The macro ``i`` is known at MAIL; otherwise once a recipient was accepted."""
+    makes_message_id: bool
+    """A message without a Message-Id gets one, which is told as ``{msg_id}``."""
     abort_at_reset: bool
     """ABORT for everything that is reset: after each message, at a second HELO (behind it) and at QUIT. Otherwise only
     for a transaction cut short whose MAIL was answered CONTINUE."""
@@ -72,6 +74,8 @@ class Mta:
     """SKIP at these steps: the filter is sent nothing more of the whole session."""
     skip_refused: frozenset[Step]
     """SKIP at these steps is an error."""
+    discard_aborts: frozenset[Step]
+    """DISCARD at these steps is followed by ABORT, though the message had its verdict."""
     discard_ends_session: frozenset[Step]
     """DISCARD at these steps: the filter is sent nothing more of the whole session."""
 
@@ -112,6 +116,7 @@ POSTFIX: Final = Mta(
     empty_request_is_default=True,
     end_of_message_list_by_flag=False,
     queue_id_at_mail=False,
+    makes_message_id=False,
     abort_at_reset=True,
     quit_after_connection_verdict=False,
     ipv6_prefix=False,
@@ -123,6 +128,7 @@ POSTFIX: Final = Mta(
     skips={Step.RCPT: Step.RCPT, Step.HEADER: Step.HEADER, Step.BODY: Step.BODY},
     skip_ends_session=frozenset(),
     skip_refused=frozenset(),
+    discard_aborts=frozenset(),
     discard_ends_session=frozenset(),
 )
 """Postfix 3.7."""
@@ -159,6 +165,7 @@ SENDMAIL: Final = Mta(
     empty_request_is_default=False,
     end_of_message_list_by_flag=True,
     queue_id_at_mail=True,
+    makes_message_id=True,
     abort_at_reset=False,
     quit_after_connection_verdict=True,
     ipv6_prefix=True,
@@ -170,6 +177,7 @@ SENDMAIL: Final = Mta(
     skips={Step.HEADER: Step.BODY, Step.END_OF_HEADERS: Step.BODY, Step.BODY: Step.BODY},
     skip_ends_session=frozenset({Step.CONNECT, Step.HELO, Step.MAIL, Step.RCPT, Step.DATA}),
     skip_refused=frozenset({Step.END_OF_MESSAGE}),
+    discard_aborts=frozenset({Step.RCPT, Step.DATA}),
     discard_ends_session=frozenset({Step.CONNECT}),
 )
 """Sendmail 8.17."""
@@ -258,37 +266,37 @@ class MacroBook:
         """Know the SMTP client."""
         self.connection = {name: to_bytes(value) for name, value in self.mta.values.items()}
         told = b"IPv6:" + address if b":" in address and not address.lower().startswith(b"ipv6:") else address
-        self._know(
-            self.connection,
-            {
-                "_": b"%s [%s]" % (hostname, address),
-                "{client_addr}": told,
-                "{client_name}": hostname,
-                "{client_ptr}": hostname,
-                "{client_port}": b"%d" % port if port else b"",
-            },
-        )
+        self.connection |= {
+            "_": b"%s [%s]" % (hostname, address),
+            "{client_addr}": told,
+            "{client_name}": hostname,
+            "{client_ptr}": hostname,
+            "{client_port}": b"%d" % port,
+        }
 
-    def mail(self, path: bytes) -> None:
-        """Know the sender; a new message begins."""
-        self.message = {}
+    def mail(self, sender: bytes) -> None:
+        """Know the sender; a new message begins. The null sender is known too, with empty values."""
         self.messages += 1
-        host = path.rpartition(b"@")[2]
-        values = {"{mail_addr}": path, "{mail_host}": host, "{mail_mailer}": to_bytes(self.mta.mailer)}
-        self._know(self.message, values)
+        path = to_bytes(Address(sender))
+        self.message = {
+            "{mail_addr}": path,
+            "{mail_host}": path.rpartition(b"@")[2],
+            "{mail_mailer}": to_bytes(self.mta.mailer),
+        }
         if self.mta.queue_id_at_mail:
             self.assign_queue_id()
 
-    def rcpt(self, path: bytes) -> None:
+    def rcpt(self, recipient: bytes) -> None:
         """Know the recipient."""
-        host = path.rpartition(b"@")[2]
-        values = {"{rcpt_addr}": path, "{rcpt_host}": host, "{rcpt_mailer}": to_bytes(self.mta.mailer)}
-        self._know(self.message, values)
+        path = to_bytes(Address(recipient))
+        self._recipient(path, path.rpartition(b"@")[2], self.mta.mailer)
 
     def rejected_rcpt(self, enhanced: bytes, reason: bytes) -> None:
         """Know a recipient that the MTA itself refuses: both MTAs tell the reason in its macros."""
-        values = {"{rcpt_addr}": reason, "{rcpt_host}": enhanced, "{rcpt_mailer}": b"error"}
-        self._know(self.message, values)
+        self._recipient(reason, enhanced, "error")
+
+    def _recipient(self, address: bytes, host: bytes, mailer: str) -> None:
+        self.message |= {"{rcpt_addr}": address, "{rcpt_host}": host, "{rcpt_mailer}": to_bytes(mailer)}
 
     def header(self, name: bytes, value: bytes) -> None:
         """Know the Message-Id, which Sendmail tells at the end."""
@@ -299,21 +307,18 @@ class MacroBook:
         """Know the queue id, if the message has none yet."""
         self.message.setdefault("i", to_bytes(f"{self.queue_prefix}{self.messages:06X}"))
 
+    def end_of_message(self) -> None:
+        """Know the Message-Id of a message without one, if the MTA would make it."""
+        if self.mta.makes_message_id:
+            made = b"<%s@%s>" % (self.message.get("i", b""), self.connection.get("j", b""))
+            self.message.setdefault("{msg_id}", made)
+
     def forget_message(self) -> None:
         """Know nothing of a message any more, what was said for its later steps included."""
         self.message = {}
         for step in STEPS:
             if step not in (Step.CONNECT, Step.HELO, Step.MAIL, Step.UNKNOWN):
                 self.said.pop(step, None)
-
-    @staticmethod
-    def _know(values: dict[str, bytes], news: Mapping[str, bytes]) -> None:
-        """Take what has a value; what has none is unknown from now on (neither MTA sends a macro without a value)."""
-        for name, value in news.items():
-            if value:
-                values[name] = value
-            else:
-                values.pop(name, None)
 
     def packet(self, step: Step, requests: Requests) -> codec.Macros | None:
         """Return the MACRO packet that goes before ``step`` now, or ``None``; uses up what was said for it."""

@@ -352,12 +352,25 @@ def test_unknown_commands_as_each_mta_tells_them() -> None:
         assert sent(made)[-1] == codec.Unknown(text)
 
 
-def test_a_value_that_is_empty_is_not_known() -> None:
+def test_empty_values_are_told_where_they_are_known() -> None:
     book = MacroBook(POSTFIX)
     book.connect(b"h", b"192.0.2.1", 0)
-    book.mail(b"")
-    packet = book.packet(Step.MAIL, {Step.MAIL: ("{mail_addr}", "{client_port}", "{client_addr}")})
-    assert packet == codec.Macros(b"M", ((b"{client_addr}", b"192.0.2.1"),))
-    book.say(Step.RCPT, {"{mail_addr}": ""})
-    packet = book.packet(Step.RCPT, {Step.RCPT: ("{mail_addr}",)})
-    assert packet == codec.Macros(b"R", ((b"{mail_addr}", b""),))
+    book.mail(b"<>")
+    packet = book.packet(Step.MAIL, {Step.MAIL: ("{mail_addr}", "{client_port}", "{auth_authen}")})
+    assert packet == codec.Macros(b"M", ((b"{mail_addr}", b""), (b"{client_port}", b"0")))
+    book.say(Step.RCPT, {"{x1}": ""})
+    packet = book.packet(Step.RCPT, {Step.RCPT: ("{x1}",)})
+    assert packet == codec.Macros(b"R", ((b"{x1}", b""),))
+
+
+def test_a_source_route_is_no_part_of_the_address_in_macros() -> None:
+    book = MacroBook(SENDMAIL)
+    book.mail(b"<@r1.test,@r2.test:a@from.test>")
+    assert book.message["{mail_addr}"] == b"a@from.test"
+
+
+def test_sendmail_makes_a_message_id_where_there_is_none() -> None:
+    made = session("sendmail")
+    up_to(made, Step.END_OF_MESSAGE)
+    made.end_of_message()
+    assert sent(made)[0] == codec.Macros(b"E", ((b"{msg_id}", b"<FA570000001@mx.example.org>"),))
