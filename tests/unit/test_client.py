@@ -100,8 +100,7 @@ def test_modifications_come_back_in_order_and_progress_is_absorbed(play: Play) -
     assert str(verdict) == "550 5.7.1 100% no"
 
 
-def test_macros_and_command_leave_in_one_write(play: Play) -> None:
-    """Conformance 70."""
+def test_case_70_macros_and_command_leave_in_one_write(play: Play) -> None:
     milter = play(friendly)
     with Client(milter.address, timeouts=PATIENT) as client:
         client.macros("helo", {"tls_version": "TLSv1.3"})
@@ -365,7 +364,7 @@ def test_a_peer_that_takes_no_data(play: Play) -> None:
         (encode(codec.AddHeader(b"A", b"b")), "sends AddHeader in answer to connect"),
     ],
 )
-def test_a_broken_answer(play: Play, garbage: bytes, saying: str) -> None:
+def test_case_110_a_broken_answer(play: Play, garbage: bytes, saying: str) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         peer.read()
@@ -410,8 +409,7 @@ def test_an_answer_too_many_is_noticed(play: Play) -> None:
 
 
 @pytest.mark.parametrize("in_message", [False, True])
-def test_closed_by_the_milter(play: Play, in_message: bool) -> None:
-    """Conformance 111."""
+def test_case_111_closed_by_the_milter(play: Play, in_message: bool) -> None:
 
     def script(peer: Peer) -> None:
         peer.negotiate()

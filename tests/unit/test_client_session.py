@@ -80,8 +80,7 @@ def test_verdicts_before_the_end(mta: str, step: Step, verdict: Verdict) -> None
 
 @pytest.mark.parametrize("verdict", [CONTINUE, ACCEPT, DISCARD, *REFUSALS])
 @pytest.mark.parametrize("mta", ["postfix", "sendmail"])
-def test_verdicts_at_the_end(mta: str, verdict: Verdict) -> None:
-    """Conformance 108."""
+def test_case_108_verdicts_at_the_end(mta: str, verdict: Verdict) -> None:
     made = session(mta)
     up_to(made, Step.END_OF_MESSAGE)
     made.end_of_message()
@@ -194,8 +193,7 @@ def test_skip_at_the_end() -> None:
         made.take_answer()
 
 
-def test_a_reply_text_is_read_as_postfix_reads_it() -> None:
-    """Conformance 109."""
+def test_case_109_a_reply_text_is_read_as_postfix_reads_it() -> None:
     for text, expected in (
         (b"550 5.7.1 50%% off", (550, "5.7.1", "50% off")),
         (b"550 5.7.1 100% of %s", (550, "5.7.1", "100 of s")),

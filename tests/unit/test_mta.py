@@ -37,8 +37,7 @@ OFFER = codec.Negotiate(6, 0x3F, 0x1FFFFF)
 
 
 @pytest.mark.parametrize("mta", [POSTFIX, SENDMAIL])
-def test_answers_that_no_mta_takes(mta: Mta) -> None:
-    """Conformance 29."""
+def test_case_29_answers_that_no_mta_takes(mta: Mta) -> None:
     with pytest.raises(RemoteProtocolError, match=r"version 7; [02] to 6 is possible"):
         agree(OFFER, codec.Negotiate(7, 0, 0), mta)
     with pytest.raises(RemoteProtocolError, match="actions that were not offered: 0x40"):
@@ -53,8 +52,7 @@ def test_what_only_sendmail_refuses() -> None:
     assert agree(OFFER, codec.Negotiate(6, 0, 0x20000000), POSTFIX).max_data == 65535
 
 
-def test_an_older_answer_is_adapted_to() -> None:
-    """Conformance 29."""
+def test_case_29_an_older_answer_is_adapted_to() -> None:
     assert agree(OFFER, codec.Negotiate(2, 0, 0), POSTFIX).suppressed == {Step.UNKNOWN, Step.DATA}
     assert agree(OFFER, codec.Negotiate(3, 0, 0), POSTFIX).suppressed == {Step.DATA}
     assert agree(OFFER, codec.Negotiate(4, 0, 0), POSTFIX).suppressed == frozenset()
@@ -71,8 +69,7 @@ def test_every_bit_of_the_answer_counts() -> None:
     assert (both.leading_space, both.rejected_recipients) == (True, True)
 
 
-def test_macro_lists_are_read_without_their_action_too() -> None:
-    """Conformance 30."""
+def test_case_30_macro_lists_are_read_without_their_action_too() -> None:
     lists = ((0, b"j {client_port}"), (2, b"i,{mail_addr}"), (5, b""), (9, b"x"), (0, b"_"))
     assert agree(OFFER, codec.Negotiate(6, 0, 0, lists), POSTFIX).macros == {
         Step.CONNECT: ("_",),
@@ -81,8 +78,8 @@ def test_macro_lists_are_read_without_their_action_too() -> None:
     }
 
 
-def test_a_garbage_tail_of_the_answer_does_no_harm() -> None:
-    """Conformance 31: it is agreed upon or a named error."""
+def test_case_31_a_garbage_tail_of_the_answer_does_no_harm() -> None:
+    """It is agreed upon, or a named error."""
     for tail in (b"\0", b"\0\0\0", b"\0\0\0\0", b"\0\0\0\0abc", b"\xff" * 9):
         made = ClientSession()
         made.negotiate()
@@ -266,8 +263,7 @@ def test_an_empty_request_on_sendmail_means_no_macros() -> None:
     assert letters(made) == "C"
 
 
-def test_header_values() -> None:
-    """Conformance 58."""
+def test_case_58_header_values() -> None:
     made = session()
     up_to(made, Step.HEADER)
     for value in (" x", "  x", "\tx", "x", "", " a\r\n\tb\r\n c\r\n", " caf\udce9", b" \xff"):
@@ -276,16 +272,14 @@ def test_header_values() -> None:
     assert shown == [b"x", b" x", b"\tx", b"x", b"", b"a\n\tb\n c", b"caf\xe9", b"\xff"]
 
 
-def test_header_values_as_they_are_where_agreed() -> None:
-    """Conformance 58."""
+def test_case_58_header_values_as_they_are_where_agreed() -> None:
     made = session(protocol=ProtocolFlag.LEADING_SPACE)
     up_to(made, Step.HEADER)
     answer(made, made.header("A", " x"))
     assert sent(made)[1] == codec.Header(b"A", b" x")
 
 
-def test_parameters_are_strings_of_their_own() -> None:
-    """Conformance 55."""
+def test_case_55_parameters_are_strings_of_their_own() -> None:
     made = session("sendmail")
     up_to(made, Step.MAIL)
     made.macros("mail", {})
@@ -293,8 +287,7 @@ def test_parameters_are_strings_of_their_own() -> None:
     assert encode(sent(made)[1])[4:] == b"M<a@b>\0SIZE=1\0SMTPUTF8\0"
 
 
-def test_bodies_are_cut_at_65535_and_never_empty() -> None:
-    """Conformance 56 and 57."""
+def test_case_56_57_bodies_are_cut_at_65535_and_never_empty() -> None:
     made = session()
     assert list(made.pieces(b"")) == []
     assert [len(piece) for piece in made.pieces(bytes(131_071))] == [65535, 65535, 1]
