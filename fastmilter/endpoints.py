@@ -17,8 +17,8 @@ from typing import Final
 
 from fastmilter.errors import ConfigError
 
-MAX_UNIX_PATH_BYTES: Final = 103
-"""Longest path of a unix socket that works everywhere: ``sun_path`` has 104 bytes on the BSDs and 108 on Linux."""
+MAX_UNIX_PATH_BYTES: Final = 107
+"""Longest path of a unix socket on Linux, where ``sun_path`` has 108 bytes (the BSDs have 104, and say so then)."""
 
 FORMS: Final = "inet:PORT@HOST, inet6:PORT@HOST, inet:HOST:PORT, unix:/PATH, /PATH or fd:N"
 """The spellings, as error messages name them."""

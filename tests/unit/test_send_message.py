@@ -180,7 +180,7 @@ def test_skip_at_mail_on_sendmail_leaves_the_filter_out(play: Play) -> None:
 
 
 def test_one_recipient_refused(play: Play) -> None:
-    """Conformance 77, from the MTA's side."""
+    """As in case 77, from the side of the MTA."""
 
     def answer(command: codec.Command) -> list[codec.Response]:
         if isinstance(command, codec.RcptTo) and b"bad" in command.recipient:
