@@ -103,13 +103,14 @@ class Case:
             client.quit()
         return self.delivered(1)[0]
 
-    def _mine(self, delivery: Delivery) -> bool:
+    def mine(self, delivery: Delivery) -> bool:
+        """Whether a delivery has a recipient in this test's domain."""
         return any(recipient.endswith(f"@{self.domain}") for recipient in delivery.recipients)
 
     def delivered(self, count: int) -> list[Delivery]:
         """What was delivered to this test's domain when no mail is on its way any more: exactly `count`, by sender."""
         self.mta.settle()
-        found = self.sink.wait(self._mine, count=count)
+        found = self.sink.wait(self.mine, count=count)
         assert len(found) == count, found
         return sorted(found, key=lambda delivery: delivery.sender)
 
@@ -125,11 +126,11 @@ class Case:
         wait_until(lambda: self.events("close"), "the first callback of on_close")
         name = self.events()[0]["connection"]
 
-        def mine() -> list[dict[str, Any]]:
+        def told() -> list[dict[str, Any]]:
             return [event for event in self.events() if event["connection"] == name]
 
-        wait_until(lambda: mine()[-1]["event"] == "close", f"on_close of {name}")
-        return mine()
+        wait_until(lambda: told()[-1]["event"] == "close", f"on_close of {name}")
+        return told()
 
     def closed(self, count: int = 1) -> None:
         """Wait until the filter has seen `count` connections of this test end: then all its events are there."""

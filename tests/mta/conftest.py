@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,10 +28,21 @@ def need(name: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below this directory is marked `mta`."""
-    for item in items:
-        if __package__ is not None and item.path.parent.name == __package__.rpartition(".")[2]:
-            item.add_marker(pytest.mark.mta)
+    """Everything below this directory is marked `mta`, and tests of the same filter follow one another.
+
+    A server is started for each change of the filter, which takes longer than most tests.
+    """
+    here = Path(__file__).parent
+    mine = [number for number, item in enumerate(items) if item.path.is_relative_to(here)]
+    for number in mine:
+        items[number].add_marker(pytest.mark.mta)
+    for number, item in zip(mine, sorted((items[number] for number in mine), key=_file_and_filter), strict=True):
+        items[number] = item
+
+
+def _file_and_filter(item: pytest.Item) -> tuple[str, str]:
+    parameters = getattr(item, "callspec", None)
+    return str(item.path), str(parameters.params.get("filter_class", "")) if parameters is not None else ""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -143,8 +143,13 @@ HEADER_EDITS: dict[str, tuple[Edits, Fields]] = {
 
 
 @pytest.fixture(params=["Default", "Minimal"])
-def case(request: pytest.FixtureRequest, stage: Stage, mta: Mta) -> Case:
-    return Case(mta, stage.serve(f"planned.py:{request.param}"))
+def filter_class(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def case(filter_class: str, stage: Stage, mta: Mta) -> Case:
+    return Case(mta, stage.serve(f"planned.py:{filter_class}"))
 
 
 def same_fields(delivery: Delivery, expected: Fields) -> None:

@@ -17,7 +17,9 @@ from .sink import Sink
 from .smtp import SmtpClient
 
 HOST_NAME = "mx.lab.test"
-UNKNOWN_RECIPIENT = "unknown@rcpt.test"  # the one that both MTAs refuse by themselves
+# The one that both MTAs refuse by themselves. Of such recipients Sendmail shows filters only what is an unknown
+# local user, not what its rules refuse.
+UNKNOWN_RECIPIENT = f"unknown@{HOST_NAME}"
 
 
 class Mta(ABC):

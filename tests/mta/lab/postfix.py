@@ -78,7 +78,7 @@ class Postfix(Mta):
             "relayhost": f"[127.0.0.1]:{self.sink.port}",
             "smtpd_relay_restrictions": "permit_mynetworks, reject",
             "smtpd_recipient_restrictions": (
-                f"check_recipient_access inline:{{ {{ {UNKNOWN_RECIPIENT} = REJECT no such user }} }}, permit"
+                f"check_recipient_access inline:{{ {{ {UNKNOWN_RECIPIENT} = REJECT User unknown }} }}, permit"
             ),
             # Tests provoke errors by the dozen: no pauses and no limits for clients that do.
             "smtpd_error_sleep_time": "0",

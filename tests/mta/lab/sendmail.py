@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 
 from .environment import SENDMAIL_CF, SENDMAIL_PROGRAM, SENDMAIL_SHIM, LabError, program
-from .mta import HOST_NAME, UNKNOWN_RECIPIENT, Mta, end_group
+from .mta import HOST_NAME, Mta, end_group
 from .sink import Sink
 from .smtp import SmtpClient
 
@@ -45,10 +45,8 @@ FEATURE(`accept_unqualified_senders')
 FEATURE(`accept_unresolvable_domains')
 DAEMON_OPTIONS(`Name=MTA, Addr=127.0.0.1, Port={port}')
 {filters}
+MAILER(`local')
 MAILER(`smtp')
-LOCAL_RULE_0
-R{user} < @ {domain} . > $*	$#error $@ 5.1.1 $: "550 no such user"
-R{user} < @ {domain} > $*	$#error $@ 5.1.1 $: "550 no such user"
 """
 
 _SUBMISSION = """\
@@ -85,15 +83,12 @@ class Sendmail(Mta):
         return "\n".join(lines)
 
     def _write_configuration(self, name: str, template: str) -> None:
-        user, _, domain = UNKNOWN_RECIPIENT.partition("@")
         source = (_COMMON + template).format(
             host=HOST_NAME,
             directory=self.directory,
             port=self.port,
             sink=self.sink.port,
             filters=self._filters(),
-            user=user,
-            domain=domain,
             user_id=_SUBMISSION_USER,
         )
         (self.directory / f"{name}.mc").write_text(source)
