@@ -204,3 +204,21 @@ def test_make_targets_exist(path: Path) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for name in re.findall(r"`make ([a-z-]+)", path.read_text()):
         assert name in targets or name == "sendmail", name
+
+
+def test_the_service_file_runs_what_can_be_run(tmp_path: Path) -> None:
+    service = (ROOT / "contrib" / "systemd" / "fastmilter@.service").read_text()
+    for name in ("tagger.toml", "tagger.py"):
+        source = ROOT / ("examples" if name.endswith(".py") else "contrib/systemd") / name
+        (tmp_path / name).write_bytes(source.read_bytes())
+    (check,) = re.findall(r"^ExecStartPre=\S+/fastmilter (.*)$", service, re.MULTILINE)
+    assert check == re.findall(r"^ExecStart=\S+/fastmilter (.*)$", service, re.MULTILINE)[0] + " --check-config"
+    command = [sys.executable, "-m", "fastmilter", *check.replace("%i", "tagger").split()]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "workers: 2" in done.stdout
+    longest = next(option.default for option in OPTIONS if option.name == "drain_stop") or ""
+    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", service, re.MULTILINE)
+    assert int(stop) > float(longest.split(",")[-1])
