@@ -9,7 +9,7 @@ import pytest
 
 from .case import Case
 from .lab import Mta, Postfix, Sendmail, Sink, free_port, missing_for_postfix, missing_for_sendmail, required
-from .lab.served import Stage
+from .lab.served import Served, Stage
 
 _MISSING = {"postfix": missing_for_postfix, "sendmail": missing_for_sendmail}
 _skipped: dict[str, str] = {}
@@ -108,3 +108,13 @@ def stage(milter_port: int) -> Iterator[Stage]:
     running = Stage(milter_port)
     yield running
     running.clear()
+
+
+@pytest.fixture
+def own_server(stage: Stage, milter_port: int) -> Iterator[list[Served]]:
+    """Room for a server that a test may harm; nothing else is at the milter port meanwhile."""
+    stage.clear()
+    started: list[Served] = []
+    yield started
+    for served in started:
+        served.kill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,16 +108,6 @@ def test_an_edit_that_cannot_be_sent_raises_in_the_callback(case: Case) -> None:
         client.quit()
     assert case.delivered(1)[0].sender == "m2@from.test"
     assert "ValueError" in case.served.log()
-
-
-@pytest.fixture
-def own_server(stage: Stage, milter_port: int) -> Iterator[list[Served]]:
-    """Room for a server that a test may harm; nothing else is at the milter port meanwhile."""
-    stage.clear()
-    started: list[Served] = []
-    yield started
-    for served in started:
-        served.kill()
 
 
 def serve(own_server: list[Served], port: int, *, workers: int = 1, options: tuple[str, ...] = ()) -> Served:

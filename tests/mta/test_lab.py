@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from .conftest import need
-from .lab import UNKNOWN_RECIPIENT, ClosedByServer, Delivery, LabError, Mta, Postfix, Sendmail, Sink, new_directory
+from .lab import KINDS, UNKNOWN_RECIPIENT, ClosedByServer, Delivery, LabError, Mta, Sink, SmtpClient, new_directory
 from .lab.rawmilter import RawMilter
 from .lab.served import Stage
 
 MESSAGE = b"Subject: h\xe9llo\r\nX-Folded: one\r\n\ttwo\r\n\r\n.leading dot\r\nlast line\r\n"
 ADDED = [(b"h", b"X-Raw\0was here\0")]
-KINDS: dict[str, type[Postfix] | type[Sendmail]] = {"postfix": Postfix, "sendmail": Sendmail}
 
 
 def to(recipient: str) -> Callable[[Delivery], bool]:
@@ -99,8 +98,6 @@ def test_the_mta_itself_refuses_one_recipient(mta: Mta, milter_port: int) -> Non
 
 
 def test_the_client_notices_a_closed_connection(sink: Sink) -> None:
-    from .lab import SmtpClient
-
     with SmtpClient.over_tcp(sink.port) as client:
         client.expect(221, "QUIT")
         assert client.at_end()

@@ -17,7 +17,11 @@ from .sendmail import Sendmail
 from .sink import Delivery, Sink
 from .smtp import ClosedByServer, Reply, SmtpClient, SmtpError
 
+KINDS: dict[str, type[Postfix] | type[Sendmail]] = {"postfix": Postfix, "sendmail": Sendmail}
+"""Both MTAs, by name."""
+
 __all__ = [
+    "KINDS",
     "UNKNOWN_RECIPIENT",
     "ClosedByServer",
     "Delivery",

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,14 +24,29 @@ _ROOT = SUITE.parent.parent
 class Served:
     """One server: `with Served("planned.py:Default", port) as served`; `served.directory` is the filter's option."""
 
-    def __init__(self, target: str, port: int, *, workers: int = 1, options: Sequence[str] = ()) -> None:
-        """`target` is FILE:CLASS below `filters`; `options` are further words of the command line."""
+    def __init__(
+        self,
+        target: str,
+        port: int,
+        *,
+        workers: int = 1,
+        options: Sequence[str] = (),
+        listen: Sequence[str] = (),
+        table: Mapping[str, str | list[str]] | None = None,
+    ) -> None:
+        """Nothing runs before `start`.
+
+        `target` is FILE:CLASS below `filters`, or an absolute path; `options` are further words of the command line,
+        `listen` addresses beside the port, `table` is the filter's, without it the directory.
+        """
         self.target = target
         self.port = port
         self.workers = workers
         self.directory: Path = new_directory("served")
         self._log = self.directory / "log"
         self._options = [f"--workers={workers}", *options]
+        self._listen = [f"inet:{port}@127.0.0.1", *listen]
+        self._table = dict(table) if table is not None else {"directory": str(self.directory)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Served:
@@ -57,15 +72,15 @@ class Served:
     def start(self) -> None:
         """Start the master; returns when the port takes connections."""
         config = self.directory / "fastmilter.toml"
-        config.write_text(
-            f'listen = ["inet:{self.port}@127.0.0.1"]\n[filter]\ndirectory = {json.dumps(str(self.directory))}\n'
-        )
+        # Strings and lists of strings look the same in JSON and TOML.
+        table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self._table.items())
+        config.write_text(f"listen = {json.dumps(self._listen)}\n[filter]\n{table}")
         command = [
             sys.executable,
             "-m",
             "fastmilter",
             "serve",
-            f"{FILTERS}/{self.target}",
+            str(FILTERS / self.target),
             "--config",
             str(config),
         ]
