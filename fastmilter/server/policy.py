@@ -397,11 +397,22 @@ class Policy:
         for number in range(1, (generation.wanted if generation.proven else 1) + 1):
             if number not in present:
                 self._spawn(generation, number)
+        # Should all within the number have been given up, the first one beyond it stays: somebody must serve.
+        able = sorted({record.number for record in members} | generation.missing.keys())
+        kept = [number for number in able if number <= generation.wanted] or able[:1]
+        for number in able:
+            if number not in kept:
+                generation.missing.pop(number, None)
         for record in members:
-            if record.number > generation.wanted:
+            if record.number not in kept:
                 self._drain(record, self._current.limits.drain_reload)
-        for number in [number for number in generation.missing if number > generation.wanted]:
-            del generation.missing[number]
+        self._hurry(generation)
+
+    def _hurry(self, generation: _Generation) -> None:
+        """Where no worker is left, bring the next one near."""
+        if generation.missing and not self._members(generation):
+            first = min(generation.missing, key=lambda number: generation.missing[number])
+            generation.missing[first] = min(generation.missing[first], self._clock() + ONLY_WORKER_DELAY_S)
 
     def _spawn(self, generation: _Generation, number: int) -> None:
         generation.missing.pop(number, None)
@@ -434,9 +445,7 @@ class Policy:
                 delay *= 1 + BACKOFF_JITTER * (2 * self._dice() - 1)
             generation.failures[number] = failures
             generation.missing[number] = now + delay
-        if generation.missing and not self._members(generation):
-            first = min(generation.missing, key=lambda number: generation.missing[number])
-            generation.missing[first] = min(generation.missing[first], now + ONLY_WORKER_DELAY_S)
+        self._hurry(generation)
         if number in generation.missing:
             wait = generation.missing[number] - now
             when = f"in {wait:.1f} s" if wait > 0 else "now"

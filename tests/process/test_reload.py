@@ -37,11 +37,11 @@ def test_the_new_code_serves_and_the_old_finishes_what_it_began(server: Server) 
     server.wait_log("generation 2 serves, the old workers drain")
     new = set(server.workers()) - old
     assert len(new) == 2
+    wait_until(lambda: len(server.workers()) == 3, "the idle old worker leaves")
     with server.client() as fresh:
         added = whole_message(fresh)
     assert added["X-Version"] == "two"
     assert int(added["X-Pid"]) in new
-    wait_until(lambda: len(server.workers()) == 3, "the idle old worker leaves")
     titles = sorted(server.workers().values())
     assert [title for title in titles if not title.endswith("draining")] == [
         "fastmilter: worker 1 [Tagger]",
@@ -71,6 +71,7 @@ def test_a_broken_filter_changes_nothing_and_is_told(server: Server, fault: str)
     change(server.filter, FILTER.replace('"one"', '"three"'))
     server.send(signal.SIGHUP)
     server.wait_log("the old workers drain")
+    wait_until(lambda: not before.keys() & server.workers().keys(), "the old workers leave")
     with server.client() as client:
         assert whole_message(client)["X-Version"] == "three"
     assert server.stop() == 0
@@ -97,6 +98,7 @@ def test_a_reload_during_a_reload_is_remembered(server: Server) -> None:
     server.send(signal.SIGHUP)
     server.wait_log("reload: remembered")
     server.wait_log("generation 3 serves")
+    wait_until(lambda: len(server.workers()) == 1, "the older workers leave")
     with server.client() as fresh:
         assert whole_message(fresh)["X-Version"] == "last"
     client.close()
@@ -147,6 +149,7 @@ def test_a_changed_address_is_opened_before_the_old_one_is_closed(server: Server
     server.send(signal.SIGHUP)
     server.wait_log("the old workers drain")
     wait_until(lambda: not (server.directory / "a.sock").exists(), "the old path is removed")
+    wait_until(lambda: any("draining" in title for title in server.workers().values()), "the old worker drains")
     with server.client(2) as client:  # the third that was opened: the TCP listener stayed what it was
         whole_message(client)
     with server.client(0) as client:

@@ -76,6 +76,7 @@ def test_signals_to_the_program_mean_the_server(program: Program) -> None:
     program.filter.write_text(PROGRAM.replace('"one"', '"two"'))
     program.send(signal.SIGHUP)
     program.wait_log("generation 2 serves")
+    program.wait_log(r"generation=1 status=0", 3)
     with program.client() as client:
         assert whole_message(client)["X-Version"] == "two"
     client = program.client().open()

@@ -146,7 +146,7 @@ def test_term_drains(server: Server) -> None:
     wait_until(lambda: len(server.workers()) == 1, "the idle worker leaves")
     (name,) = server.workers().values()
     assert name.endswith("[Tagger] draining")
-    refuses(address)
+    wait_refused(address)
     complete(client)  # the message under way gets its verdict
     client.mail("next@example.org")  # and the session goes on, in the first tier
     complete(client)
@@ -155,10 +155,18 @@ def test_term_drains(server: Server) -> None:
     assert not server.workers()
 
 
-def refuses(address: str) -> None:
+def wait_refused(address: str) -> None:
+    """Wait until nobody holds the port any more: each process lets go of it by itself."""
     port = int(address.split(":")[1].split("@")[0])
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
+
+    def refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    wait_until(refused, f"port {port} is closed")
 
 
 def test_the_second_term_means_now(server: Server) -> None:
@@ -215,7 +223,7 @@ def test_when_the_master_is_killed_the_workers_finish_and_leave(server: Server, 
     server.send(signal.SIGKILL)
     server.finish()
     wait_until(lambda: len(server.workers()) == 1, "the idle workers leave")
-    refuses(address)  # and nobody holds the port: the next server can start
+    wait_refused(address)  # and nobody holds the port: the next server can start
     (last,) = server.workers()
     complete(client)
     client.quit()
@@ -243,7 +251,7 @@ def test_a_program_that_the_filter_started_holds_no_listener(server: Server) -> 
         address = server.address()
         assert server.stop() == 0
         assert not is_gone(sleeper)
-        refuses(address)
+        wait_refused(address)
     finally:
         os.kill(sleeper, signal.SIGKILL)
 

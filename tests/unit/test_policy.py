@@ -511,6 +511,15 @@ def test_more_and_fewer() -> None:
     assert bench.policy.wanted == 3
 
 
+def test_fewer_keeps_the_last_worker_that_serves() -> None:
+    bench = Bench()
+    first, second = bench.running()
+    (first,) = spawns(bench.acts(bench.policy.on_exit(first.worker, SIGKILL)))
+    bench.policy.on_exit(first.worker, 78)  # given up
+    assert bench.acts(bench.policy.on_fewer()) == []
+    assert bench.acts(bench.policy.on_exit(second.worker, 78)) == [CloseListeners(), Leave(78)]
+
+
 def test_fewer_forgets_a_worker_that_was_to_be_replaced() -> None:
     bench = Bench()
     bench.running()
@@ -608,6 +617,12 @@ class AnyLife(RuleBasedStateMachine):
                     assert not self.alive
                     self.leave = status
 
+    def dies(self, worker: int, status: int) -> None:
+        del self.alive[worker]
+        self.ready.discard(worker)
+        self.drained.discard(worker)
+        self.do(self.bench.policy.on_exit(worker, status))
+
     @precondition(lambda self: self.leave is None and len(self.alive) > len(self.ready))
     @rule(data=st.data())
     def becomes_ready(self, data: st.DataObject) -> None:
@@ -618,11 +633,7 @@ class AnyLife(RuleBasedStateMachine):
     @precondition(lambda self: self.leave is None and self.alive)
     @rule(data=st.data(), status=st.sampled_from([0, 1, 70, 78, SIGKILL, SIGSEGV]))
     def ends(self, data: st.DataObject, status: int) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.alive)))
-        del self.alive[worker]
-        self.ready.discard(worker)
-        self.drained.discard(worker)
-        self.do(self.bench.policy.on_exit(worker, status))
+        self.dies(data.draw(st.sampled_from(sorted(self.alive))), status)
 
     @precondition(lambda self: self.leave is None)
     @rule(order=st.sampled_from(["on_reload", "on_reload", "on_more", "on_fewer"]))
@@ -636,13 +647,9 @@ class AnyLife(RuleBasedStateMachine):
         while self.leave is None and (at := self.bench.policy.next_deadline()) is not None and at <= end:
             self.bench.now = max(self.bench.now, at)
             actions = self.bench.policy.on_time()
+            self.do(actions)
             for kill in [action for action in actions if isinstance(action, Kill)]:
-                self.do([kill])
-                del self.alive[kill.worker]
-                self.ready.discard(kill.worker)
-                self.drained.discard(kill.worker)
-                actions += self.bench.policy.on_exit(kill.worker, SIGKILL)
-            self.do([action for action in actions if not isinstance(action, Kill)])
+                self.dies(kill.worker, SIGKILL)
         self.bench.now = max(self.bench.now, end)
 
     @precondition(lambda self: self.leave is None)
@@ -680,5 +687,5 @@ class AnyLife(RuleBasedStateMachine):
             assert self.bench.policy.next_deadline() is not None
 
 
-AnyLife.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyLife.TestCase.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAnyLife = AnyLife.TestCase
