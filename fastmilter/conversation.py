@@ -93,7 +93,6 @@ class Conversation:
     """One milter connection and, for each SMTP connection on it, one object of the filter class."""
 
     __slots__ = (
-        "_close_done",
         "_held",
         "_host",
         "_interrupted",
@@ -101,8 +100,10 @@ class Conversation:
         "_name",
         "_purpose",
         "_recipient",
+        "_reused",
         "_skipped",
         "_todo",
+        "_unmade",
         "connection",
         "filter",
         "message",
@@ -118,7 +119,8 @@ class Conversation:
         self.connection: Connection | None = None
         self.message: Message[SimpleNamespace] | None = None
         self._host = host
-        self._close_done = False  # on_close was called, or the filter object to call it on cannot be made
+        self._reused = False  # an SMTP connection has ended on this milter connection (QUIT_NC)
+        self._unmade = False  # the filter object could not be made: notices are not worth another attempt
         self._purpose = _Purpose.NOTICE
         self._name = ""  # the callback in work
         self._mark = 0  # how many edits there were before the callback in work
@@ -174,8 +176,12 @@ class Conversation:
 
     def _take_up(self) -> Call | None:
         """Return the next call of ``_todo``, or do what comes in its place if its callback is not overridden."""
-        purpose, name, arguments = self._todo.pop()
-        if self.filter is not None and name in self.plan.overridden:
+        purpose, name, arguments = self._todo[-1]
+        wanted = name in self.plan.overridden
+        if wanted and self.filter is None and not self._unmade:
+            return self._needs_filter(None)
+        self._todo.pop()
+        if wanted and self.filter is not None:
             self._purpose, self._name = purpose, name
             if purpose is not _Purpose.ERROR and self.message is not None:
                 self._mark = len(self.message._edits)
@@ -191,8 +197,8 @@ class Conversation:
             self._mark = len(message._edits)
         return getattr(self.filter, name), arguments
 
-    def _needs_filter(self, event: Event) -> Call:
-        """Have the filter object made first; ``event`` comes again then."""
+    def _needs_filter(self, event: Event | None) -> Call:
+        """Have the filter object made first; ``event`` comes again then, or what ``_todo`` has."""
         self._held = event
         self._purpose, self._name = _Purpose.MAKE, "__init__"
         return self.plan.filter_class, ()
@@ -226,7 +232,6 @@ class Conversation:
         if "on_connect" in self.plan.overridden and self.filter is None:
             return self._needs_filter(event)
         connection = self.connection = Connection(self.session, event)
-        self._close_done = False
         if "on_connect" in self.plan.overridden:
             return self._call("on_connect", connection.hostname, connection.address)
         self._conclude(CONTINUE)
@@ -367,8 +372,8 @@ class Conversation:
         self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
 
     def _closed(self, event: Closed) -> Call | None:
-        if self.filter is None and "on_close" in self.plan.overridden and not self._close_done:
-            return self._needs_filter(event)
+        if self._reused and self.filter is None and self.connection is None:
+            return None  # nothing has begun since QUIT_NC
         self._todo.append((_Purpose.CLOSE, "on_close", ()))
         return None
 
@@ -398,6 +403,7 @@ class Conversation:
                 self._refuse_result(result)
         elif purpose is _Purpose.MAKE:
             self.filter = result
+            self._unmade = False
             result._fastmilter = self
         elif purpose is _Purpose.NEGOTIATE:
             if result is None or isinstance(result, Wish):
@@ -434,6 +440,7 @@ class Conversation:
                 return
             self._conclude(self.plan.filter_class.error_verdict)
         elif purpose in (_Purpose.MAKE, _Purpose.NEGOTIATE):
+            self._unmade = self.filter is None
             self._begin_failed()
         else:
             self._noticed(purpose)
@@ -448,10 +455,9 @@ class Conversation:
                 self.session.kept_for_connection = verdict
             return
         self._held = None
-        self._close_done = True
-        if isinstance(event, Closed):
-            self._noticed(_Purpose.CLOSE)
-        elif isinstance(event, codec.EndOfMessage):
+        if event is None:
+            return  # _take_up goes on without it
+        if isinstance(event, codec.EndOfMessage):
             self._finish(verdict)
         else:
             if isinstance(event, codec.Header):
@@ -468,7 +474,8 @@ class Conversation:
                 self.filter._fastmilter = None  # else the two would wait for the garbage collector
                 self.filter = None
             self.connection = None
-            self._close_done = True
+            self._reused = True
+            self._unmade = False
 
     def _conclude(self, verdict: Verdict) -> None:
         """Answer the step in work with ``verdict``."""

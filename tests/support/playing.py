@@ -1,11 +1,13 @@
 """An MTA in memory: plays commands to a ``Conversation`` as a driver would, and keeps what came of it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from fastmilter import codec
+from fastmilter.constants import STEPS
 from fastmilter.conversation import Conversation
-from fastmilter.filter import Filter
+from fastmilter.filter import Filter, early_verdict, no_reply
+from fastmilter.plan import CALLBACKS
 
 V6: Final = codec.Negotiate(6, 0x1FF, 0x1FFFFF)
 """What Postfix and Sendmail offer today."""
@@ -38,6 +40,43 @@ SENDMAIL: Final = codec.Macros(b"C", ((b"j", b"mx.example"), (b"{daemon_name}", 
 def letters(responses: Iterable[codec.Response]) -> str:
     """The letters of ``responses`` as they are on the wire."""
     return "".join(chr(codec.encode(response, 1 << 20)[4]) for response in responses)
+
+
+STEP_CALLBACKS: Final = [f"on_{step}" for step in STEPS]
+QUIET_CALLBACKS: Final = ("on_connect", "on_helo", "on_mail", "on_rcpt", "on_data")
+CONTENT_CALLBACKS: Final = ("on_header", "on_end_of_headers", "on_body")
+
+
+def doing(value: Any) -> Callable[..., Any]:
+    """A callback that returns ``value``, or raises it."""
+
+    def callback(self: Any, *arguments: Any) -> Any:
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    return callback
+
+
+def made(marks: str = "", /, **namespace: Any) -> Any:
+    """A filter class with ``namespace``, where a callback that is no function stands for what it returns or raises.
+
+    ``marks``: ``"no_reply"`` or ``"early_verdict"`` for all callbacks that may have it.
+    """
+    for name, value in namespace.items():
+        if name in CALLBACKS:
+            callback = value if callable(value) and not isinstance(value, type) else doing(value)
+            if marks == "no_reply" and name in QUIET_CALLBACKS:
+                callback = no_reply(callback)
+            if marks == "early_verdict" and name in CONTENT_CALLBACKS:
+                callback = early_verdict(callback)
+            namespace[name] = callback
+    return type("Made", (Filter,), namespace)
+
+
+def everything(marks: str = "", /, **namespace: Any) -> Any:
+    """A filter class that looks at every step, and does ``namespace`` on the way."""
+    return made(marks, **(dict.fromkeys(STEP_CALLBACKS) | namespace))
 
 
 class Mta:
@@ -102,14 +141,13 @@ class Mta:
         conversation = self.conversation
         while (call := conversation.next_call()) is not None:
             function, arguments = call
-            is_class = isinstance(function, type)
-            self.calls.append(("__init__" if is_class else function.__name__, *arguments))
+            self.calls.append((conversation._name, *arguments))
             try:
                 result = function(*arguments)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 conversation.failed(error)
             else:
-                if is_class:
+                if isinstance(function, type):
                     self.filters.append(result)
                 conversation.returned(result)
 
