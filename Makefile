@@ -14,6 +14,7 @@ else
 endif
 
 RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 STAMPS := build/stamps/$(subst /,_,$(VENV))
 SOURCES := setup.py $(wildcard fastmilter/*.pyx fastmilter/*.pxd)
 CHECKED := fastmilter tests examples bench setup.py
@@ -33,15 +34,19 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 # pip before 25.1 does not know the dependency groups of pyproject.toml.
-$(STAMPS)/tools: pyproject.toml $(VENV)/pyvenv.cfg
-	@$(RUN) -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Python.h is missing, which the C compiler needs; on Debian: apt-get install python3-dev"; exit 1; }
-	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(RUN) -m pip install --quiet --group build --group test --group lint
+$(STAMPS)/build-tools: pyproject.toml $(VENV)/pyvenv.cfg
+	@$(RUN) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Python.h is missing, which the C compiler needs; on Debian: apt-get install python3-dev"; exit 1; }
+	$(INSTALL) --upgrade 'pip>=25.1'
+	$(INSTALL) --group build
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/built: $(STAMPS)/tools $(SOURCES)
+$(STAMPS)/built: $(STAMPS)/build-tools $(SOURCES)
 	@echo "building fastmilter in $(VENV)"
 	@$(RUN) -m pip install --no-build-isolation --editable . >build/log 2>&1 || { cat build/log; exit 1; }
+	@touch $@
+
+$(STAMPS)/checks: $(STAMPS)/built
+	$(INSTALL) --group test --group lint
 	@touch $@
 
 build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in it
@@ -51,26 +56,26 @@ demo: build ## Run a filter on a loopback port, play a message through it, show 
 
 test: lint typing mta pytest ## Run everything: lint, types, and all tests, with real Postfix and Sendmail
 
-pytest: build ## Run the tests alone; PYTEST="-k word" for some of them
+pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
 
 # Where nobody insists (CI, FASTMILTER_REQUIRE_MTA), the other tests run all the same, and pytest says what it skipped.
 mta: ## Install Postfix and Sendmail for the tests (Debian, as root); does nothing when they are there
 	tests/mta/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real MTAs will be skipped."; }
 
-lint: build ## Look for faults and wrong formatting
+lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)
 	$(RUN) -m ruff format --check $(CHECKED)
 
-format: build ## Format the sources
+format: $(STAMPS)/checks ## Format the sources
 	$(RUN) -m ruff format $(CHECKED)
 	$(RUN) -m ruff check --fix $(CHECKED)
 
-typing: build ## Check the types, and the stubs against the compiled modules
+typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled modules
 	$(RUN) -m mypy
 	$(RUN) -m mypy.stubtest fastmilter._codec fastmilter._messages --allowlist tests/typing/stubtest-allowlist.txt
 
-fuzz: build ## Feed the decoders a million mutated packets
+fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
 	$(RUN) -m tests.fuzz $(FUZZ)
 
 bench-idle: build ## Measure the memory of 10,000 idle connections
