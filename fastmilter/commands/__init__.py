@@ -8,6 +8,7 @@ import argparse
 import difflib
 import importlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -69,6 +70,17 @@ class LogFormat(logging.Formatter):
         return super().format(record)
 
 
+def open_standard_descriptors() -> None:
+    """Open what is closed of descriptors 0 to 2: a socket that got one of them would be written to by ``print``."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the life of the process
+
+
 def set_up_logging(level: str) -> None:
     """Write log records of ``level`` and above to standard error; only commands do that, the library never."""
     handler = logging.StreamHandler(sys.stderr)
@@ -78,6 +90,7 @@ def set_up_logging(level: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (default: the command line); return the exit status."""
+    open_standard_descriptors()
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(
         prog="fastmilter",

@@ -327,8 +327,7 @@ class Supervisor:
         """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
         ours, theirs = channel.open_channel()
         self._slots.clear(spawn.slot)
-        sys.stdout.flush()  # what is buffered would be written by both
-        sys.stderr.flush()
+        _flush()  # what is buffered would be written by both
         try:
             with self._signals.blocked():
                 pid = os.fork()
@@ -367,8 +366,7 @@ class Supervisor:
         finally:
             with contextlib.suppress(Exception):
                 logging.shutdown()
-                sys.stdout.flush()
-                sys.stderr.flush()
+            _flush()
             os._exit(status)
 
     def _forget_master(self, setup: _Setup) -> None:
@@ -388,6 +386,12 @@ class Supervisor:
             for listener in other.listeners:
                 if listener not in setup.listeners:
                     listener.socket.close()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read them has gone: no reason to stop serving
+            stream.flush()
 
 
 def _limits(settings: Settings) -> policy.Limits:

@@ -39,6 +39,13 @@ class Tagger(fastmilter.Filter):
 """
 
 
+def clean_environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a server: that of the tests, without what would hide a fault."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # No bytecode: a filter that is changed twice within a second would be taken for unchanged.
+    return {**ours, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+
+
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Wait for something that another process does."""
     deadline = time.monotonic() + PATIENCE_S
@@ -94,7 +101,7 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, *command, *([target] if target else []), *switches],
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+                env=clean_environment(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

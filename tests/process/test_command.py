@@ -1,6 +1,5 @@
 """The command line, as a shell sees it."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastmilter._version import __version__
-from tests.process.harness import FILTER, PATIENCE_S, ROOT
+from tests.process.harness import FILTER, PATIENCE_S, ROOT, clean_environment
 
 
 def fastmilter(directory: Path, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -17,7 +16,7 @@ def fastmilter(directory: Path, *words: str, environment: dict[str, str] | None 
     done = subprocess.run(
         [sys.executable, "-m", "fastmilter", *words],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+        env=clean_environment(environment),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

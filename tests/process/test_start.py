@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from fastmilter.client import Client
-from tests.process.harness import FILTER, ROOT, Server, begin, wait_until, whole_message
+from tests.process.harness import FILTER, Server, begin, clean_environment, is_gone, wait_until, whole_message
 from tests.process.test_reload import BROKEN, HANGS
 
 
@@ -74,7 +74,7 @@ os.execv(sys.executable, [sys.executable, "-m", "fastmilter", "serve", "tagger:T
             server.process = subprocess.Popen(
                 [sys.executable, str(script), str(listener.fileno())],
                 cwd=server.directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+                env=clean_environment(),
                 pass_fds=(listener.fileno(),),
                 stderr=log,
                 start_new_session=True,
@@ -196,6 +196,51 @@ def test_a_worker_does_not_start_a_server_of_its_own(server: Server) -> None:
     server.start(wait=False)
     assert server.finish() == 78
     assert "call it under if __name__ == '__main__'" in server.log()
+
+
+def test_closed_standard_descriptors_are_never_those_of_a_socket(server: Server) -> None:
+    path = server.directory / "fm.sock"
+    script = server.directory / "closed.py"
+    script.write_text("""
+import os, sys
+os.closerange(0, 3)
+os.execv(sys.executable, [sys.executable, "-m", "fastmilter", "serve", "tagger:Tagger", *sys.argv[1:]])
+""")
+    server.filter.write_text(
+        FILTER.replace("def on_end_of_message(self):", "def on_end_of_message(self):\n        print(1)")
+    )
+    server.start("--workers=1", target="", listen=[f"unix:{path}"], command=(str(script),), wait=False)
+    wait_until(path.exists, "the server listens")
+    with Client(f"unix:{path}") as client:
+        worker = int(whole_message(client)["X-Pid"])
+    for pid in (server.pid, worker):
+        assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)] == ["/dev/null"] * 3
+    assert server.stop() == 0
+
+
+def test_conformance_118_the_server_outlives_the_reader_of_its_log(server: Server) -> None:
+    path = server.directory / "fm.sock"
+    read_end, write_end = os.pipe()
+    server.process = subprocess.Popen(
+        [sys.executable, "-m", "fastmilter", "serve", "tagger:Tagger", f"--listen=unix:{path}", "--workers=1"],
+        cwd=server.directory,
+        env=clean_environment(),
+        stdout=write_end,
+        stderr=write_end,
+        start_new_session=True,
+    )
+    os.close(write_end)
+    os.read(read_end, 1)
+    os.close(read_end)
+    wait_until(path.exists, "the server listens")
+    for _ in range(3):
+        with Client(f"unix:{path}") as client:
+            worker = int(whole_message(client)["X-Pid"])
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: is_gone(worker), "the worker dies")  # noqa: B023 - called before the next round
+    with Client(f"unix:{path}") as client:
+        whole_message(client)
+    assert server.stop() == 0
 
 
 def test_there_is_no_moment_in_which_others_could_connect(server: Server) -> None:
