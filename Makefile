@@ -20,7 +20,10 @@ SOURCES := setup.py $(wildcard fastmilter/*.pyx fastmilter/*.pxd)
 CHECKED := fastmilter tests examples bench setup.py
 # What pytest is told besides, for instance  make test PYTEST="-k session -x"
 PYTEST ?=
-FUZZ ?=
+# What the fuzzer is told, for instance  make fuzz FUZZ="--count 1000 --seed 1"
+FUZZ ?= --count 1000000
+# and the measurement, for instance  make bench-idle BENCH="--connections 1000 --json"
+BENCH ?=
 
 .PHONY: help build demo test pytest mta lint format typing fuzz bench-idle clean
 
@@ -76,10 +79,10 @@ typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled 
 	$(RUN) -m mypy.stubtest fastmilter._codec fastmilter._messages --allowlist tests/typing/stubtest-allowlist.txt
 
 fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
-	$(RUN) -m tests.fuzz $(FUZZ)
+	$(RUN) -m tests.fuzz.mutate $(FUZZ)
 
 bench-idle: build ## Measure the memory of 10,000 idle connections
-	$(RUN) bench/idle_memory.py
+	$(RUN) bench/idle_memory.py $(BENCH)
 
 clean: ## Remove what was built, and the virtual environments
 	rm -rf build dist *.egg-info .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
