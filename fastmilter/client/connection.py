@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from fastmilter import codec
 from fastmilter.addresses import SocketAddress
@@ -56,12 +56,29 @@ class Timeouts:
     progress: float = 3600
 
 
+class Stream(Protocol):
+    """What a client needs of a connected socket."""
+
+    def settimeout(self, seconds: float | None, /) -> None:
+        """Bound each of the following calls, which raise ``TimeoutError`` then."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send all of ``data``."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what is there, ``size`` bytes at most; nothing: the other side has closed."""
+
+    def close(self) -> None:
+        """Close this side."""
+
+
 class Client:
     """A milter connection, seen from the MTA. A context manager: opens and negotiates, and says QUIT at the end.
 
-    ``address``: ``inet:8894@127.0.0.1``, ``inet:host:port``, ``inet6:...``, ``unix:/path`` or an ``Endpoint``. ``mta``:
-    ``"postfix"`` or ``"sendmail"`` (or a table of ``fastmilter.mta``): whose habits it has. ``version``, ``actions``,
-    ``protocol``: what it offers (``protocol=None``: all of the version). Raises ``ConfigError`` for a wrong address.
+    ``address``: ``inet:8894@127.0.0.1``, ``inet:host:port``, ``inet6:...``, ``unix:/path``, an ``Endpoint``, or a
+    socket that is connected already: the client owns it then, and can be opened once. ``mta``: ``"postfix"`` or
+    ``"sendmail"`` (or a table of ``fastmilter.mta``): whose habits it has. ``version``, ``actions``, ``protocol``: what
+    it offers (``protocol=None``: all of the version). Raises ``ConfigError`` for a wrong address.
 
     A step that the milter does not want, or answers to with nothing, returns ``None`` and may leave later, together
     with the next one. A step that no MTA would send at this point is a ``LocalProtocolError``. Text is ``str`` (UTF-8
@@ -70,7 +87,7 @@ class Client:
 
     def __init__(
         self,
-        address: str | Endpoint,
+        address: str | Endpoint | Stream,
         *,
         mta: str | Mta = "postfix",
         version: int = PROTOCOL_VERSION,
@@ -79,9 +96,14 @@ class Client:
         timeouts: Timeouts = Timeouts(),
     ) -> None:
         """Prepare a connection; ``open`` makes it."""
-        self.endpoint = parse_endpoint(address) if isinstance(address, str) else address
-        if self.endpoint.kind is EndpointKind.FD:
-            raise ConfigError(f"a client cannot connect to {self.endpoint}")
+        self._given: Stream | None = None
+        self.endpoint: Endpoint | None = None
+        if isinstance(address, str | Endpoint):
+            self.endpoint = parse_endpoint(address) if isinstance(address, str) else address
+            if self.endpoint.kind is EndpointKind.FD:
+                raise ConfigError(f"a client cannot connect to {self.endpoint}")
+        else:
+            self._given = address
         self.timeouts = timeouts
         self._session = ClientSession(
             mta=mta,
@@ -90,7 +112,7 @@ class Client:
             protocol=protocol,
             queue_prefix=os.urandom(3).hex().upper(),
         )
-        self._socket: socket.socket | None = None
+        self._socket: Stream | None = None
         self._last = b""
         self._smtp_client: codec.Connect | None = None
         self._helo: Text | None = None
@@ -101,7 +123,12 @@ class Client:
         """Connect and negotiate. ``negotiate=False`` leaves that to the caller, who then has level 2 only."""
         if self._socket is not None:
             raise LocalProtocolError("the connection is already open")
-        self._socket = _connected(self.endpoint, self.timeouts.connect)
+        if self.endpoint is not None:
+            self._socket = _connected(self.endpoint, self.timeouts.connect)
+        elif self._given is not None:
+            self._socket, self._given = self._given, None
+        else:
+            raise NoConnection("the socket that was given is used up")
         if negotiate:
             self._session.negotiate()
             self._converse(None, self._session.take_agreement)
@@ -109,9 +136,10 @@ class Client:
 
     def close(self) -> None:
         """Close the socket without a word; does nothing if it is closed."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        for connection in (self._socket, self._given):
+            if connection is not None:
+                connection.close()
+        self._socket = self._given = None
 
     def quit(self) -> None:
         """Say QUIT as the MTA does and close; does nothing if the connection is closed."""
@@ -318,7 +346,12 @@ class Client:
 
     # -- the socket and the clock --------------------------------------------------------------------------------------
 
-    def _open_socket(self) -> socket.socket:
+    @property
+    def _milter(self) -> str:
+        """What errors call the other side."""
+        return "the milter" if self.endpoint is None else f"the milter at {self.endpoint}"
+
+    def _open_socket(self) -> Stream:
         if self._socket is None:
             raise NoConnection("the connection to the milter is not open")
         return self._socket
@@ -352,7 +385,7 @@ class Client:
             raise
         except TimeoutError:
             self.close()
-            raise TimedOut(f"the milter at {self.endpoint} takes no data{_at(step)}", step) from None
+            raise TimedOut(f"{self._milter} takes no data{_at(step)}", step) from None
         except OSError as error:
             self.close()
             raise self._lost(step, error) from error
@@ -390,7 +423,7 @@ class Client:
             data = connection.recv(READ_BYTES)
         except TimeoutError:
             self.close()
-            raise TimedOut(f"the milter at {self.endpoint} did not answer in time{_at(step)}", step) from None
+            raise TimedOut(f"{self._milter} did not answer in time{_at(step)}", step) from None
         except OSError as error:
             self.close()
             raise self._lost(step, error) from error
@@ -404,7 +437,7 @@ class Client:
         in_message = self._session.in_message
         where = ", in the middle of a message" if in_message else ""
         why = f": {error.strerror or error}" if error is not None else ""
-        text = f"the milter at {self.endpoint} closed the connection{_at(step)}{where}{why}"
+        text = f"{self._milter} closed the connection{_at(step)}{where}{why}"
         return ConnectionLost(text, step, in_message=in_message)
 
 

@@ -44,7 +44,7 @@ def message_bytes(message: MessageSource) -> bytes:
             linesep="\r\n", **({"refold_source": "none"} if modern else {"max_line_length": 0})
         )
         return message.as_bytes(policy=policy)
-    raw = message if isinstance(message, bytes | bytearray | memoryview) else message.read()
+    raw: object = message.read() if hasattr(message, "read") else message
     if not isinstance(raw, bytes | bytearray | memoryview):
         raise TypeError(f"a message is bytes, a binary file or an EmailMessage, not {type(raw).__name__}")
     return bytes(raw)

@@ -243,6 +243,27 @@ def test_other_families(family: str, tmp_path: Path) -> None:
         milter.close()
 
 
+def test_a_socket_that_is_connected_already(play: Play) -> None:
+    milter = play(friendly)
+    address = parse_endpoint(milter.address)
+    given = socket.create_connection(("127.0.0.1", address.port))
+    with Client(given, timeouts=PATIENT) as client:
+        assert play_message(client)[0] == CONTINUE
+    assert given.fileno() == -1
+    with pytest.raises(NoConnection, match="used up"):
+        client.open()
+    never_opened = socket.socket()
+    Client(never_opened).close()
+    assert never_opened.fileno() == -1
+
+
+def test_errors_of_a_given_socket_name_no_address() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with pytest.raises(ConnectionLost, match="^the milter closed the connection"):
+        Client(ours).open()
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
