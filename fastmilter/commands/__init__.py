@@ -88,10 +88,29 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def let_go_of_broken_streams() -> None:
+    """Point an output whose reader has gone to nowhere: the interpreter would make exit status 120 of it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (default: the command line); return the exit status."""
     open_standard_descriptors()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:
+        return EXIT_SOFTWARE  # nobody reads what there was to say
+    finally:
+        let_go_of_broken_streams()
+
+
+def _run(words: list[str]) -> int:
     parser = Parser(
         prog="fastmilter",
         description="Milters (mail filters for Postfix and Sendmail) in Python.",
