@@ -60,7 +60,7 @@ def in_message(filter_class: type = WATCHING) -> Mta:
     return mta
 
 
-def test_case_1_single_bytes() -> None:
+def test_case_01_single_bytes() -> None:
     whole, dribbled = Mta(WATCHING), Mta(WATCHING)
     answers = whole.feed(STREAM)
     assert [answer for byte in STREAM for answer in dribbled.feed(bytes([byte]))] == answers
@@ -68,21 +68,21 @@ def test_case_1_single_bytes() -> None:
     assert whole.names.count("on_end_of_message") == 2
 
 
-def test_case_2_many_packets_in_one_segment() -> None:
+def test_case_02_many_packets_in_one_segment() -> None:
     at_once, one_by_one = Mta(WATCHING, NO_BITS), Mta(WATCHING, NO_BITS)
     assert letters(at_once.feed(STREAM)) == "".join(one_by_one.each(*MESSAGES))
     assert at_once.calls == one_by_one.calls
 
 
 @pytest.mark.parametrize("follows", [b"", codec.encode(MAIL), b"\0" * 100])
-def test_case_3_length_of_zero(follows: bytes) -> None:
+def test_case_03_length_of_zero(follows: bytes) -> None:
     mta = in_message()
     refused(mta, b"\0\0\0\0" + follows)
     assert mta.names[-3:] == ["on_abort", "on_message_end", "on_close"]
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 65537 + 1])
-def test_case_4_huge_length(length: int) -> None:
+def test_case_04_huge_length(length: int) -> None:
     mta = in_message()
     tracemalloc.start()
     refused(mta, raw(b"B", b"", length))
@@ -91,20 +91,20 @@ def test_case_4_huge_length(length: int) -> None:
     assert peak < 1 << 20
 
 
-def test_case_5_largest_payload() -> None:
+def test_case_05_largest_payload() -> None:
     mta = in_message()
     chunk = b"x" * 65535
     assert mta.feed(raw(b"B", chunk)) == []
     assert mta.calls[-1] == ("on_body", chunk)
 
 
-def test_case_6_one_byte_more() -> None:
+def test_case_06_one_byte_more() -> None:
     mta = in_message()
     refused(mta, raw(b"B", b"x" * 65536))
     assert mta.names[-3:] == ["on_abort", "on_message_end", "on_close"]
 
 
-def test_case_7_large_payload_where_it_was_agreed() -> None:
+def test_case_07_large_payload_where_it_was_agreed() -> None:
     mta = Mta(WATCHING, codec.Negotiate(6, 0x1FF, 0x201FFFFF))
     mta.send(*GREETING, MAIL, RCPT)
     mta.feed(raw(b"B", b"x" * 1048575))
@@ -113,12 +113,12 @@ def test_case_7_large_payload_where_it_was_agreed() -> None:
 
 
 @pytest.mark.parametrize("letter", [b"Z", b"\0", b"\xff", b"c", b"a", b"d"])
-def test_case_8_unknown_command(letter: bytes) -> None:
+def test_case_08_unknown_command(letter: bytes) -> None:
     refused(in_message(), raw(letter))
 
 
 @pytest.mark.parametrize("cut", [b"\0", b"\0\0\0", b"\0\0\0\x10", b"\0\0\0\x10B", b"\0\0\0\x10Bhalf"])
-def test_case_9_end_within_a_packet(cut: bytes) -> None:
+def test_case_09_end_within_a_packet(cut: bytes) -> None:
     mta = in_message()
     assert mta.feed(cut) == []
     assert mta.eof() == []
