@@ -70,7 +70,7 @@ def sources() -> Iterator[tuple[str, Path]]:
 class _AtRunTime(ast.NodeTransformer):
     """Takes out what is imported for annotations only."""
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:  # noqa: N802 - named by ast
+    def visit_If(self, node: ast.If) -> ast.AST | None:
         is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         return None if is_for_types else self.generic_visit(node)
 
