@@ -181,6 +181,14 @@ def test_header_edits(stage: Stage, mta: Mta, filter_class: str, name: str) -> N
     assert case.filter_failed() == []
 
 
+@pytest.mark.parametrize(("index", "place"), [(0, 0), (1, 1)])
+def test_inserted_above_or_below_the_trace(case: Case, index: int, place: int) -> None:
+    case.plan(act("end_of_message", edit("insert_header", "X-New", "v", index=index)))
+    names = [name for name, _ in case.deliver(MESSAGE).fields]
+    assert names.index("X-New") == place
+    assert names.index("Received") == 1 - place
+
+
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data", "header", "end_of_headers", "body"])
 def test_edits_are_kept_until_the_end(stage: Stage, mta: Mta, step: str) -> None:
     case = Case(mta, stage.serve("planned.py:Default"))

@@ -275,3 +275,16 @@ class Raw(Default):
     """Header values with the space after the colon."""
 
     leading_space = True
+
+
+class Lenient(Default):
+    """What fails lets mail through."""
+
+    error_verdict = CONTINUE
+
+
+class Answering(Default):
+    """Says itself what is answered when it fails."""
+
+    def on_error(self, step: Step, exception: Exception) -> Verdict:
+        return reply(550, "5.6.0", f"failed at {step}")

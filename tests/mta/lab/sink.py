@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socketserver
 import threading
@@ -65,6 +66,11 @@ class _Session(socketserver.StreamRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
+        # An MTA that is stopped leaves connections that it kept for later mail.
+        with contextlib.suppress(ConnectionError):
+            self._talk()
+
+    def _talk(self) -> None:
         self._reset()
         self._say(b"220 sink.lab.test ESMTP\r\n")
         while line := self.rfile.readline(70000):
