@@ -24,7 +24,7 @@ Result = Verdict | None | Awaitable[Verdict | None]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Deadline = float | None | Mapping[Step, float | None]
+Deadline = float | Mapping[Step, float | None] | Mapping[str, float | None] | None
 
 
 def no_reply(callback: F) -> F:
