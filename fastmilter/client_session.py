@@ -234,9 +234,9 @@ class ClientSession:
             raise RemoteProtocolError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
         self._decoder.feed(data)
 
-    def queue(self, message: codec.Command) -> None:
-        """Queue a message as it is, whatever the order (level 2)."""
-        self._out += codec.encode(message, self._max_data)
+    def queue(self, *messages: codec.Command) -> None:
+        """Queue messages as they are, whatever the order: all of them or none (level 2)."""
+        self._out += b"".join([codec.encode(message, self._max_data) for message in messages])
 
     def next_message(self) -> codec.Response | None:
         """Return the next response as it is, or ``None`` if it is not complete yet (level 2)."""

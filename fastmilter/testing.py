@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from fastmilter.addresses import SocketAddress
 from fastmilter.client.connection import Client
-from fastmilter.client.errors import ConnectionLost
 from fastmilter.client.fields import MessageSource
 from fastmilter.client.message import MacrosByStep, Outcome
 from fastmilter.conversation import Conversation
+from fastmilter.errors import ConnectionLost
 from fastmilter.filter import Filter
 from fastmilter.mta import Mta, Text
 from fastmilter.plan import build_options

@@ -1,14 +1,16 @@
 """The client: be the MTA, and talk to any milter.
 
-``Client`` has one method per step of an SMTP session, and ``send_message`` for a whole message, which returns an
-``Outcome``; ``send`` and ``receive`` exchange single messages of ``fastmilter.codec``. ``apply_modifications`` says
-what Postfix or Sendmail make of a message. What goes wrong between the two sides is in ``fastmilter.client.errors``.
+``Client`` and ``AsyncClient`` have one method per step of an SMTP session, and ``send_message`` for a whole message,
+which returns an ``Outcome``; ``send`` and ``receive`` exchange single messages of ``fastmilter.codec``.
+``apply_modifications`` says what Postfix or Sendmail make of a message. What goes wrong between the two sides is in
+``fastmilter.errors``.
 """
 
 from fastmilter.client.apply import Applied, apply_modifications
-from fastmilter.client.connection import Client, Timeouts
-from fastmilter.client.errors import ConnectFailed, ConnectionLost, ProtocolBroken, TimedOut
+from fastmilter.client.connection import Client
+from fastmilter.client.exchange import Timeouts
 from fastmilter.client.message import Outcome, PlayedStep
+from fastmilter.errors import ConnectFailed, ConnectionLost, ProtocolBroken, TimedOut
 
 __all__ = [
     "Applied",
