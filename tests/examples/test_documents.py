@@ -47,8 +47,11 @@ def rows(path: str, *, columns: int, after: str = "") -> list[list[str]]:
 
 
 def test_the_filter_of_the_readme_serves(tmp_path: Path) -> None:
-    first, try_it = blocks(README, "python")
+    first, own_test, try_it = blocks(README, "python")
     (tmp_path / "first.py").write_text(first)
+    (tmp_path / "test_first.py").write_text(own_test)
+    run_test = "import test_first; test_first.test_the_subject_is_marked()"
+    subprocess.run([sys.executable, "-c", run_test], cwd=tmp_path, env=environment(), check=True, timeout=60)
     with served("first.py:First", cwd=tmp_path) as server:
         with Client(server.address) as client:
             refused = client.send_message(b"Subject: x\r\n\r\n", "a@SPAM.example", ["c@d.example"])
