@@ -25,7 +25,7 @@ FUZZ ?= --count 1000000
 # and the measurement, for instance  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo test pytest mta lint format typing fuzz bench-idle clean
+.PHONY: help build demo test pytest mta milters lint format typing fuzz bench-idle clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -57,7 +57,7 @@ build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in i
 demo: build ## Run a filter on a loopback port, play a message through it, show what it did
 	$(RUN) examples/demo.py
 
-test: lint typing mta pytest ## Run everything: lint, types, and all tests, with real Postfix and Sendmail
+test: lint typing mta milters pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
 
 pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
@@ -65,6 +65,9 @@ pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of th
 # Where nobody insists (CI, FASTMILTER_REQUIRE_MTA), the other tests run all the same, and pytest says what it skipped.
 mta: ## Install Postfix and Sendmail for the tests (Debian, as root); does nothing when they are there
 	tests/mta/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real MTAs will be skipped."; }
+
+milters: ## Install OpenDKIM, OpenDMARC, libmilter and pymilter for the tests (Debian, as root)
+	tests/milters/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real milters will be skipped."; }
 
 lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)
