@@ -6,14 +6,20 @@ which returns an ``Outcome``; ``send`` and ``receive`` exchange single messages 
 ``fastmilter.errors``.
 """
 
+from typing import TYPE_CHECKING
+
 from fastmilter.client.apply import Applied, apply_modifications
 from fastmilter.client.connection import Client
 from fastmilter.client.exchange import Timeouts
 from fastmilter.client.message import Outcome, PlayedStep
 from fastmilter.errors import ConnectFailed, ConnectionLost, ProtocolBroken, TimedOut
 
+if TYPE_CHECKING:
+    from fastmilter.client.aio import AsyncClient
+
 __all__ = [
     "Applied",
+    "AsyncClient",
     "Client",
     "ConnectFailed",
     "ConnectionLost",
@@ -24,3 +30,12 @@ __all__ = [
     "Timeouts",
     "apply_modifications",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import ``AsyncClient`` when it is asked for: nobody else needs ``asyncio``."""
+    if name == "AsyncClient":
+        from fastmilter.client.aio import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

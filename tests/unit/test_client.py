@@ -16,6 +16,7 @@ from fastmilter.constants import Action, ProtocolFlag, Step
 from fastmilter.endpoints import parse_endpoint
 from fastmilter.errors import ConfigError, FastmilterError, LocalProtocolError, NoConnection, RemoteProtocolError
 from fastmilter.replies import ACCEPT, CONTINUE, REJECT, SKIP
+from tests.support.both_clients import BOTH, MakeClient
 from tests.support.scripted_milter import (
     Milter,
     Peer,
@@ -30,6 +31,12 @@ from tests.support.scripted_milter import (
 
 SHORT = Timeouts(connect=5, command=0.2, content=0.2, progress=1)
 PATIENT = Timeouts(connect=20, command=20, content=20)
+
+
+@pytest.fixture(params=BOTH)
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    made: MakeClient = request.param
+    return made
 
 
 @pytest.fixture
@@ -49,9 +56,9 @@ def play_message(client: Client) -> tuple[object, list[codec.Modification]]:
     return client.end_of_message()
 
 
-def test_a_message_step_by_step(play: Play) -> None:
+def test_a_message_step_by_step(make_client: MakeClient, play: Play) -> None:
     milter = play(friendly)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         assert client.agreed.actions == Action(0x1FF)
         assert client.connect("localhost") == CONTINUE
         assert client.helo("client.test") == CONTINUE
@@ -77,7 +84,7 @@ def test_a_message_step_by_step(play: Play) -> None:
     ]
 
 
-def test_modifications_come_back_in_order_and_progress_is_absorbed(play: Play) -> None:
+def test_modifications_come_back_in_order_and_progress_is_absorbed(make_client: MakeClient, play: Play) -> None:
     edits: list[codec.Modification] = [
         codec.AddHeader(b"X-A", b"1"),
         codec.ReplaceBody(b"one"),
@@ -94,15 +101,15 @@ def test_modifications_come_back_in_order_and_progress_is_absorbed(play: Play) -
         peer.negotiate()
         peer.serve(answer)
 
-    with Client(play(script).address, timeouts=PATIENT) as client:
+    with make_client(play(script).address, timeouts=PATIENT) as client:
         verdict, modifications = play_message(client)
     assert modifications == edits
     assert str(verdict) == "550 5.7.1 100% no"
 
 
-def test_case_70_macros_and_command_leave_in_one_write(play: Play) -> None:
+def test_case_70_macros_and_command_leave_in_one_write(make_client: MakeClient, play: Play) -> None:
     milter = play(friendly)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.macros("helo", {"tls_version": "TLSv1.3"})
         client.connect("localhost")
         client.helo("client.test")
@@ -114,7 +121,7 @@ def test_case_70_macros_and_command_leave_in_one_write(play: Play) -> None:
     )
 
 
-def test_steps_without_reply_travel_with_the_next_one_that_has_one(play: Play) -> None:
+def test_steps_without_reply_travel_with_the_next_one_that_has_one(make_client: MakeClient, play: Play) -> None:
     silent = (
         ProtocolFlag.NR_CONNECT
         | ProtocolFlag.NR_HELO
@@ -134,7 +141,7 @@ def test_steps_without_reply_travel_with_the_next_one_that_has_one(play: Play) -
         assert isinstance(peer.read(), codec.Abort)
 
     milter = play(script)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         assert client.connect("localhost") is None
         assert client.helo("client.test") is None
         assert client.mail("a@from.test") is None
@@ -148,14 +155,14 @@ def test_steps_without_reply_travel_with_the_next_one_that_has_one(play: Play) -
     assert milter.peers[0].letters == "ODCDHDMDRDTDLDNDBDEA"
 
 
-def test_a_large_body_without_replies_is_cut_and_not_piled_up(play: Play) -> None:
+def test_a_large_body_without_replies_is_cut_and_not_piled_up(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate(ProtocolFlag.NR_BODY)
         peer.serve(lambda command: [] if isinstance(command, codec.Body) else answer_all(command))
 
     body = bytes(range(256)) * 1024
     milter = play(script)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.connect("localhost")
         client.mail("a@from.test")
         client.rcpt("b@rcpt.test")
@@ -168,13 +175,13 @@ def test_a_large_body_without_replies_is_cut_and_not_piled_up(play: Play) -> Non
     assert [len(chunk) for chunk in chunks] == [65535, 65535, 65535, 65535, 4]
 
 
-def test_skip_ends_the_body(play: Play) -> None:
+def test_skip_ends_the_body(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate(ProtocolFlag.SKIP)
         peer.serve(lambda command: [codec.Skip()] if isinstance(command, codec.Body) else answer_all(command))
 
     milter = play(script)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.connect("localhost")
         for _ in range(2):
             client.mail("a@from.test")
@@ -186,14 +193,14 @@ def test_skip_ends_the_body(play: Play) -> None:
     assert sum(isinstance(command, codec.Body) for command in milter.peers[0].seen) == 2
 
 
-def test_the_larger_data_size_is_used_when_agreed(play: Play) -> None:
+def test_the_larger_data_size_is_used_when_agreed(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate(ProtocolFlag.MDS_256K)
         peer.serve(answer_all)
 
     milter = play(script)
     offered = 0x1FFFFF | ProtocolFlag.MDS_256K
-    with Client(milter.address, mta="sendmail", protocol=offered, timeouts=PATIENT) as client:
+    with make_client(milter.address, mta="sendmail", protocol=offered, timeouts=PATIENT) as client:
         client.connect("localhost")
         client.mail("a@from.test")
         client.rcpt("b@rcpt.test")
@@ -204,13 +211,13 @@ def test_the_larger_data_size_is_used_when_agreed(play: Play) -> None:
     assert sizes == [262_143, 1]
 
 
-def test_level_2(play: Play) -> None:
+def test_level_2(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         assert peer.read() == codec.Helo(b"x")
         peer.say(codec.Progress(), codec.AddHeader(b"A", b"b"), codec.Progress(), codec.Shutdown())
 
-    client = Client(play(script).address, timeouts=PATIENT).open(negotiate=False)
+    client = make_client(play(script).address, timeouts=PATIENT).open(negotiate=False)
     try:
         client.send(codec.Negotiate(6, 0x1FF, 0x1FFFFF))
         assert client.receive() == codec.Negotiate(6, 0, 0)
@@ -225,7 +232,7 @@ def test_level_2(play: Play) -> None:
 
 
 @pytest.mark.parametrize("family", ["unix", "inet6"])
-def test_other_families(family: str, tmp_path: Path) -> None:
+def test_other_families(make_client: MakeClient, family: str, tmp_path: Path) -> None:
     if family == "unix":
         listener = socket.socket(socket.AF_UNIX)
         address = f"unix:{tmp_path}/m"
@@ -237,69 +244,69 @@ def test_other_families(family: str, tmp_path: Path) -> None:
     listener.listen()
     milter = Milter(listener, friendly)
     try:
-        with Client(parse_endpoint(address), timeouts=PATIENT) as client:
+        with make_client(parse_endpoint(address), timeouts=PATIENT) as client:
             assert play_message(client) == (CONTINUE, [])
     finally:
         milter.close()
 
 
-def test_a_socket_that_is_connected_already(play: Play) -> None:
+def test_a_socket_that_is_connected_already(make_client: MakeClient, play: Play) -> None:
     milter = play(friendly)
     address = parse_endpoint(milter.address)
     given = socket.create_connection(("127.0.0.1", address.port))
-    with Client(given, timeouts=PATIENT) as client:
+    with make_client(given, timeouts=PATIENT) as client:
         assert play_message(client)[0] == CONTINUE
     assert given.fileno() == -1
     with pytest.raises(NoConnection, match="used up"):
         client.open()
     never_opened = socket.socket()
-    Client(never_opened).close()
+    make_client(never_opened).close()
     assert never_opened.fileno() == -1
 
 
-def test_errors_of_a_given_socket_name_no_address() -> None:
+def test_errors_of_a_given_socket_name_no_address(make_client: MakeClient) -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
-    with pytest.raises(ConnectionLost, match="^the milter closed the connection"):
-        Client(ours).open()
+    with pytest.raises(ConnectionLost, match=r"^the milter closed the connection"):
+        make_client(ours).open()
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_nobody_there(make_client: MakeClient, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     listener.close()
     for address in (f"inet:{port}@127.0.0.1", f"unix:{tmp_path}/none", "inet:25@host.invalid"):
         with pytest.raises(ConnectFailed, match="cannot connect to the milter at") as caught:
-            Client(address).open()
+            make_client(address).open()
         assert isinstance(caught.value, ConnectionError)
         assert isinstance(caught.value, FastmilterError)
 
 
-def test_a_full_queue_times_out_or_fails() -> None:
+def test_a_full_queue_times_out_or_fails(make_client: MakeClient) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as stack:
         address = f"inet:{listener.getsockname()[1]}@127.0.0.1"
 
         def fill() -> None:
             for _ in range(10):
-                client = Client(address, timeouts=Timeouts(connect=0.2))
+                client = make_client(address, timeouts=Timeouts(connect=0.2))
                 stack.callback(client.open(negotiate=False).close)
 
         with pytest.raises((TimedOut, ConnectFailed)):
             fill()
 
 
-def test_no_client_for_a_descriptor_or_an_unknown_mta() -> None:
+def test_no_client_for_a_descriptor_or_an_unknown_mta(make_client: MakeClient) -> None:
     with pytest.raises(ConfigError, match="cannot connect to fd:3"):
-        Client("fd:3")
+        make_client("fd:3")
     with pytest.raises(ConfigError, match="'exim' is not one of postfix, sendmail"):
-        Client("inet:1@127.0.0.1", mta="exim")
+        make_client("inet:1@127.0.0.1", mta="exim")
 
 
-def test_never_an_answer(play: Play) -> None:
+def test_never_an_answer(make_client: MakeClient, play: Play) -> None:
     with pytest.raises(TimedOut, match="did not answer in time") as caught:
-        Client(play(silent).address, timeouts=SHORT).open()
+        make_client(play(silent).address, timeouts=SHORT).open()
     assert isinstance(caught.value, TimeoutError)
-    client = Client(play(silent_later).address, timeouts=SHORT).open()
+    client = make_client(play(silent_later).address, timeouts=SHORT).open()
     with pytest.raises(TimedOut, match="at connect") as caught:
         client.connect("localhost")
     assert caught.value.step is Step.CONNECT
@@ -308,7 +315,7 @@ def test_never_an_answer(play: Play) -> None:
     client.quit()
 
 
-def test_one_byte_at_a_time_does_not_prolong_the_wait(play: Play) -> None:
+def test_one_byte_at_a_time_does_not_prolong_the_wait(make_client: MakeClient, play: Play) -> None:
     stop = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -319,13 +326,13 @@ def test_one_byte_at_a_time_does_not_prolong_the_wait(play: Play) -> None:
                 return
             peer.connection.sendall(bytes([byte]))
 
-    client = Client(play(script).address, timeouts=SHORT).open()
+    client = make_client(play(script).address, timeouts=SHORT).open()
     with pytest.raises(TimedOut):
         client.connect("localhost")
     stop.set()
 
 
-def test_progress_prolongs_the_wait(play: Play) -> None:
+def test_progress_prolongs_the_wait(make_client: MakeClient, play: Play) -> None:
     never = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -337,22 +344,22 @@ def test_progress_prolongs_the_wait(play: Play) -> None:
         silent(peer)
 
     # The answer takes 2.4 seconds in all.
-    with Client(play(script).address, timeouts=Timeouts(command=2)) as client:
+    with make_client(play(script).address, timeouts=Timeouts(command=2)) as client:
         assert client.connect("localhost") == CONTINUE
 
 
-def test_progress_does_not_prolong_it_forever(play: Play) -> None:
+def test_progress_does_not_prolong_it_forever(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         while True:
             peer.say(codec.Progress())
 
-    client = Client(play(script).address, timeouts=SHORT).open()
+    client = make_client(play(script).address, timeouts=SHORT).open()
     with pytest.raises(TimedOut):
         client.connect("localhost")
 
 
-def test_a_peer_that_takes_no_data(play: Play) -> None:
+def test_a_peer_that_takes_no_data(make_client: MakeClient, play: Play) -> None:
     stop = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -361,7 +368,7 @@ def test_a_peer_that_takes_no_data(play: Play) -> None:
         peer.say(codec.Continue())
         stop.wait(20)
 
-    client = Client(play(script).address, timeouts=SHORT).open()
+    client = make_client(play(script).address, timeouts=SHORT).open()
     client.connect("localhost")
     client.mail("a@b")
     with pytest.raises(TimedOut, match="takes no data at body"):
@@ -383,14 +390,14 @@ def test_a_peer_that_takes_no_data(play: Play) -> None:
         (encode(codec.AddHeader(b"A", b"b")), "sends AddHeader in answer to connect"),
     ],
 )
-def test_case_110_a_broken_answer(play: Play, garbage: bytes, saying: str) -> None:
+def test_case_110_a_broken_answer(make_client: MakeClient, play: Play, garbage: bytes, saying: str) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         peer.read()
         peer.connection.sendall(garbage)
         silent(peer)
 
-    client = Client(play(script).address, timeouts=PATIENT).open()
+    client = make_client(play(script).address, timeouts=PATIENT).open()
     with pytest.raises(ProtocolBroken, match=saying) as caught:
         client.connect("localhost")
     assert isinstance(caught.value, RemoteProtocolError)
@@ -400,35 +407,35 @@ def test_case_110_a_broken_answer(play: Play, garbage: bytes, saying: str) -> No
         client.connect("localhost")
 
 
-def test_the_offending_bytes_are_capped(play: Play) -> None:
+def test_the_offending_bytes_are_capped(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         peer.read()
         peer.connection.sendall(b"A" * 10_000)
         silent(peer)
 
-    client = Client(play(script).address, timeouts=PATIENT).open()
+    client = make_client(play(script).address, timeouts=PATIENT).open()
     with pytest.raises(ProtocolBroken) as caught:
         client.connect("localhost")
     assert caught.value.received == b"A" * 64
     assert len(str(caught.value)) < 400
 
 
-def test_an_answer_too_many_is_noticed(play: Play) -> None:
+def test_an_answer_too_many_is_noticed(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         peer.read()
         peer.say(codec.Continue(), codec.Reject())
         silent(peer)
 
-    client = Client(play(script).address, timeouts=PATIENT).open()
+    client = make_client(play(script).address, timeouts=PATIENT).open()
     assert client.connect("localhost") == CONTINUE
     with pytest.raises(ProtocolBroken, match="sent Reject before it was asked about helo"):
         client.helo("x")
 
 
 @pytest.mark.parametrize("in_message", [False, True])
-def test_case_111_closed_by_the_milter(play: Play, in_message: bool) -> None:
+def test_case_111_closed_by_the_milter(make_client: MakeClient, play: Play, in_message: bool) -> None:
 
     def script(peer: Peer) -> None:
         peer.negotiate()
@@ -437,7 +444,7 @@ def test_case_111_closed_by_the_milter(play: Play, in_message: bool) -> None:
             peer.say(codec.Continue())
         peer.read()
 
-    client = Client(play(script).address, timeouts=PATIENT).open()
+    client = make_client(play(script).address, timeouts=PATIENT).open()
     with pytest.raises(ConnectionLost, match="closed the connection at") as caught:
         play_message(client)
     assert isinstance(caught.value, ConnectionError)
@@ -446,18 +453,18 @@ def test_case_111_closed_by_the_milter(play: Play, in_message: bool) -> None:
     assert caught.value.step is (Step.MAIL if in_message else Step.CONNECT)
 
 
-def test_closed_in_the_middle_of_a_packet(play: Play) -> None:
+def test_closed_in_the_middle_of_a_packet(make_client: MakeClient, play: Play) -> None:
     def script(peer: Peer) -> None:
         peer.negotiate()
         peer.read()
         peer.connection.sendall(encode(codec.ReplyCode(b"550 no"))[:-1])
 
-    client = Client(play(script).address, timeouts=PATIENT).open()
+    client = make_client(play(script).address, timeouts=PATIENT).open()
     with pytest.raises(ConnectionLost):
         client.connect("localhost")
 
 
-def test_rejected_and_next_message(play: Play) -> None:
+def test_rejected_and_next_message(make_client: MakeClient, play: Play) -> None:
     def answer(command: codec.Command) -> list[codec.Response]:
         if isinstance(command, codec.MailFrom) and b"bad" in command.sender:
             return [codec.Reject()]
@@ -468,7 +475,7 @@ def test_rejected_and_next_message(play: Play) -> None:
         peer.serve(answer)
 
     milter = play(script)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.connect("localhost")
         assert client.mail("bad@from.test") == REJECT
         with pytest.raises(LocalProtocolError, match="no MTA sends rcpt now: the filter answered reject to mail"):
@@ -478,11 +485,11 @@ def test_rejected_and_next_message(play: Play) -> None:
     assert milter.peers[0].letters == "ODCDMADMAQ"
 
 
-def test_a_block_that_fails_says_no_quit(play: Play) -> None:
+def test_a_block_that_fails_says_no_quit(make_client: MakeClient, play: Play) -> None:
     milter = play(friendly)
 
     def fail() -> None:
-        with Client(milter.address, timeouts=PATIENT) as client:
+        with make_client(milter.address, timeouts=PATIENT) as client:
             client.connect("localhost")
             raise ZeroDivisionError
 
@@ -492,9 +499,9 @@ def test_a_block_that_fails_says_no_quit(play: Play) -> None:
     assert milter.peers[0].letters == "ODC"
 
 
-def test_quit_nc_begins_another_connection(play: Play) -> None:
+def test_quit_nc_begins_another_connection(make_client: MakeClient, play: Play) -> None:
     milter = play(friendly)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         play_message(client)
         client.new_connection()
         assert client.connect("other", "::1") == CONTINUE
@@ -504,7 +511,7 @@ def test_quit_nc_begins_another_connection(play: Play) -> None:
     assert milter.peers[0].letters == "ODCDHDMDRDTDLDNDBDEAKDCDMAQ"
 
 
-def test_nothing_leaks(play: Play) -> None:
+def test_nothing_leaks(make_client: MakeClient, play: Play) -> None:
     """Every way to end, a thousand times in all: the number of descriptors stays."""
     kinds: list[Script] = [
         friendly,
@@ -516,7 +523,7 @@ def test_nothing_leaks(play: Play) -> None:
     before = len(os.listdir("/dev/fd"))
     for round_number in range(1000):
         milter = milters[round_number % len(milters)]
-        client = Client(milter.address, timeouts=Timeouts(connect=20, command=0.01, content=0.01))
+        client = make_client(milter.address, timeouts=Timeouts(connect=20, command=0.01, content=0.01))
         with contextlib.suppress(FastmilterError), client:
             client.connect("localhost")
     for milter in milters:

@@ -8,10 +8,11 @@ import pytest
 
 from fastmilter import codec
 from fastmilter.addresses import Params, Recipient
-from fastmilter.client import Client, Outcome, Timeouts
+from fastmilter.client import Outcome, Timeouts
 from fastmilter.constants import ProtocolFlag, Step
 from fastmilter.errors import InvalidMessage, LocalProtocolError
 from fastmilter.replies import ACCEPT, CONTINUE, DISCARD, REJECT, SKIP, TEMPFAIL, Verdict, reply
+from tests.support.both_clients import BOTH, MakeClient
 from tests.support.scripted_milter import Milter, Peer, Play, answer_all, playing
 
 PATIENT = Timeouts(connect=20, command=20, content=20)
@@ -44,6 +45,12 @@ KINDS: dict[Step, type] = {
 Answer = Callable[[codec.Command], list[codec.Response]]
 
 
+@pytest.fixture(params=BOTH)
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    made: MakeClient = request.param
+    return made
+
+
 @pytest.fixture
 def play() -> Iterator[Play]:
     yield from playing()
@@ -68,9 +75,10 @@ def verdict_at(step: Step, verdict: Verdict) -> Answer:
     return answer
 
 
-def send(milter: Milter, mta: str = "postfix") -> Outcome:
-    with Client(milter.address, mta=mta, timeouts=PATIENT) as client:
-        return client.send_message(MESSAGE, "a@from.test", ["b@rcpt.test", "c@rcpt.test"])
+def send(make_client: MakeClient, milter: Milter, mta: str = "postfix") -> Outcome:
+    with make_client(milter.address, mta=mta, timeouts=PATIENT) as client:
+        outcome: Outcome = client.send_message(MESSAGE, "a@from.test", ["b@rcpt.test", "c@rcpt.test"])
+        return outcome
 
 
 def commands(milter: Milter) -> list[codec.Command]:
@@ -79,9 +87,9 @@ def commands(milter: Milter) -> list[codec.Command]:
 
 
 @pytest.mark.parametrize("mta", ["postfix", "sendmail"])
-def test_a_message_that_goes_through(play: Play, mta: str) -> None:
+def test_a_message_that_goes_through(make_client: MakeClient, play: Play, mta: str) -> None:
     milter = milter_with(play, answer_all)
-    outcome = send(milter, mta)
+    outcome = send(make_client, milter, mta)
     assert outcome.verdict == CONTINUE
     assert [step.step for step in outcome.steps] == STEPS
     assert {step.verdict for step in outcome.steps} == {CONTINUE}
@@ -105,7 +113,7 @@ def test_a_message_that_goes_through(play: Play, mta: str) -> None:
     ]
 
 
-def test_modifications_and_what_becomes_of_them(play: Play) -> None:
+def test_modifications_and_what_becomes_of_them(make_client: MakeClient, play: Play) -> None:
     def answer(command: codec.Command) -> list[codec.Response]:
         if isinstance(command, codec.EndOfMessage):
             return [
@@ -120,7 +128,7 @@ def test_modifications_and_what_becomes_of_them(play: Play) -> None:
             ]
         return answer_all(command)
 
-    outcome = send(milter_with(play, answer))
+    outcome = send(make_client, milter_with(play, answer))
     assert outcome.verdict == ACCEPT
     assert len(outcome.modifications) == 6
     applied = outcome.apply()
@@ -132,8 +140,8 @@ def test_modifications_and_what_becomes_of_them(play: Play) -> None:
 @pytest.mark.parametrize("mta", ["postfix", "sendmail"])
 @pytest.mark.parametrize("step", list(KINDS))
 @pytest.mark.parametrize("verdict", [REJECT, TEMPFAIL, reply(550, "5.7.1", "no"), reply(421, None, "bye")])
-def test_refusals(play: Play, mta: str, step: Step, verdict: Verdict) -> None:
-    outcome = send(milter_with(play, verdict_at(step, verdict)), mta)
+def test_refusals(make_client: MakeClient, play: Play, mta: str, step: Step, verdict: Verdict) -> None:
+    outcome = send(make_client, milter_with(play, verdict_at(step, verdict)), mta)
     assert outcome.verdict == verdict
     assert not outcome.apply().delivered
     played = [played.step for played in outcome.steps]
@@ -153,33 +161,33 @@ def test_refusals(play: Play, mta: str, step: Step, verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize("step", [step for step in KINDS if step is not Step.END_OF_MESSAGE])
-def test_accept_before_the_end(play: Play, step: Step) -> None:
-    outcome = send(milter_with(play, verdict_at(step, ACCEPT)))
+def test_accept_before_the_end(make_client: MakeClient, play: Play, step: Step) -> None:
+    outcome = send(make_client, milter_with(play, verdict_at(step, ACCEPT)))
     assert outcome.verdict == ACCEPT
     assert [played.step for played in outcome.steps] == STEPS[: STEPS.index(step) + 1]
     assert outcome.recipients == ("b@rcpt.test", "c@rcpt.test")
     assert outcome.apply().delivered
 
 
-def test_discard(play: Play) -> None:
-    outcome = send(milter_with(play, verdict_at(Step.RCPT, DISCARD)))
+def test_discard(make_client: MakeClient, play: Play) -> None:
+    outcome = send(make_client, milter_with(play, verdict_at(Step.RCPT, DISCARD)))
     assert outcome.verdict == DISCARD
     assert not outcome.apply().delivered
     # Sendmail takes DISCARD at CONNECT for "leave me out of this session".
-    outcome = send(milter_with(play, verdict_at(Step.CONNECT, DISCARD)), "sendmail")
+    outcome = send(make_client, milter_with(play, verdict_at(Step.CONNECT, DISCARD)), "sendmail")
     assert outcome.verdict == ACCEPT
     assert outcome.apply().delivered
     assert len(outcome.steps) == 1
-    assert send(milter_with(play, verdict_at(Step.CONNECT, DISCARD)), "postfix").verdict == CONTINUE
+    assert send(make_client, milter_with(play, verdict_at(Step.CONNECT, DISCARD)), "postfix").verdict == CONTINUE
 
 
-def test_skip_at_mail_on_sendmail_leaves_the_filter_out(play: Play) -> None:
-    outcome = send(milter_with(play, verdict_at(Step.MAIL, SKIP)), "sendmail")
+def test_skip_at_mail_on_sendmail_leaves_the_filter_out(make_client: MakeClient, play: Play) -> None:
+    outcome = send(make_client, milter_with(play, verdict_at(Step.MAIL, SKIP)), "sendmail")
     assert (outcome.verdict, len(outcome.steps)) == (ACCEPT, 3)
     assert outcome.apply().delivered
 
 
-def test_one_recipient_refused(play: Play) -> None:
+def test_one_recipient_refused(make_client: MakeClient, play: Play) -> None:
     """As in case 77, from the side of the MTA."""
 
     def answer(command: codec.Command) -> list[codec.Response]:
@@ -188,7 +196,7 @@ def test_one_recipient_refused(play: Play) -> None:
         return answer_all(command)
 
     milter = milter_with(play, answer)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         outcome = client.send_message(
             MESSAGE, "", ["bad@x", Recipient(b"<good@x>", Params(["NOTIFY=NEVER"])), "<worse-bad@x>"]
         )
@@ -199,18 +207,18 @@ def test_one_recipient_refused(play: Play) -> None:
     assert outcome.apply().sender == ""
 
 
-def test_no_recipient_left_is_the_end(play: Play) -> None:
+def test_no_recipient_left_is_the_end(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, verdict_at(Step.RCPT, TEMPFAIL))
-    outcome = send(milter)
+    outcome = send(make_client, milter)
     assert outcome.verdict == TEMPFAIL
     assert outcome.recipients == ()
     assert len(outcome.refused) == 2
     assert not any(isinstance(command, codec.Data) for command in commands(milter))
 
 
-def test_several_messages_on_one_connection(play: Play) -> None:
+def test_several_messages_on_one_connection(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, answer_all)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         first = client.send_message(MESSAGE, "a@x", ["b@x"], hostname="mx.test", address="192.0.2.1", helo="mx.test")
         second = client.send_message(MESSAGE, "c@x", ["d@x"])
         third = client.send_message(MESSAGE, "e@x", ["f@x"], helo="other.test")
@@ -223,42 +231,42 @@ def test_several_messages_on_one_connection(play: Play) -> None:
     assert milter.peers[0].letters == "ODCDH" + "DMDRDTDLDLDNDBDEA" * 2 + "DHA" + "DMDRDTDLDLDNDBDEA" + "AQ"
 
 
-def test_a_verdict_on_the_session_holds_for_later_messages(play: Play) -> None:
+def test_a_verdict_on_the_session_holds_for_later_messages(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, verdict_at(Step.HELO, REJECT))
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         assert client.send_message(MESSAGE, "a@x", ["b@x"]).verdict == REJECT
         again = client.send_message(MESSAGE, "a@x", ["b@x"])
     assert (again.verdict, again.steps, again.recipients) == (REJECT, (), ())
 
 
-def test_no_message_after_421(play: Play) -> None:
+def test_no_message_after_421(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, verdict_at(Step.MAIL, reply(421, "4.7.0", "bye")))
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.send_message(MESSAGE, "a@x", ["b@x"])
         with pytest.raises(LocalProtocolError, match=r"421 4\.7\.0 bye to mail, which ended the session"):
             client.send_message(MESSAGE, "a@x", ["b@x"])
 
 
-def test_after_refused_data_the_transaction_is_dropped(play: Play) -> None:
+def test_after_refused_data_the_transaction_is_dropped(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, verdict_at(Step.DATA, REJECT))
-    with Client(milter.address, mta="sendmail", timeouts=PATIENT) as client:
+    with make_client(milter.address, mta="sendmail", timeouts=PATIENT) as client:
         for _ in range(2):
             assert client.send_message(MESSAGE, "a@x", ["b@x"]).verdict == REJECT
     milter.close()
     assert milter.peers[0].letters == "ODCDHDMDRTADMDRTAQ"
 
 
-def test_a_helo_that_was_not_said(play: Play) -> None:
+def test_a_helo_that_was_not_said(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, answer_all)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.send_message(MESSAGE, "a@x", ["b@x"], helo=None)
     milter.close()
     assert "H" not in milter.peers[0].letters
 
 
-def test_macros_by_step(play: Play) -> None:
+def test_macros_by_step(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, answer_all)
-    with Client(milter.address, mta="sendmail", timeouts=PATIENT) as client:
+    with make_client(milter.address, mta="sendmail", timeouts=PATIENT) as client:
         client.send_message(
             MESSAGE, "a@x", ["b@x", "c@x"], macros={"connect": {"{if_addr}": "192.0.2.1"}, "rcpt": {"{x}": "1"}}
         )
@@ -270,13 +278,13 @@ def test_macros_by_step(play: Play) -> None:
     assert [command.values[-1] for command in macros if command.command == b"R"] == [(b"x", b"1")] * 2
 
 
-def test_the_filter_sees_the_message_without_loss(play: Play) -> None:
+def test_the_filter_sees_the_message_without_loss(make_client: MakeClient, play: Play) -> None:
     raw = (
         b"Received: one\r\n\ttwo\r\n  three\r\nX-Latin: caf\xe9\r\nX-Empty:\r\nX-Space:  two\r\nX-Tab:\tt\r\n"
         b"X-None:none\r\n\r\n.dot\r\nbare\rcr\r\n\xff\r\nlast without an end"
     )
     milter = milter_with(play, answer_all)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         outcome = client.send_message(raw, "a@x", ["b@x"])
     seen = commands(milter)
     assert [command for command in seen if isinstance(command, codec.Header)] == [
@@ -291,25 +299,25 @@ def test_the_filter_sees_the_message_without_loss(play: Play) -> None:
     assert outcome.apply().message == raw + b"\r\n"
 
 
-def test_leading_spaces_where_agreed(play: Play) -> None:
+def test_leading_spaces_where_agreed(make_client: MakeClient, play: Play) -> None:
     def answer(command: codec.Command) -> list[codec.Response]:
         if isinstance(command, codec.EndOfMessage):
             return [codec.AddHeader(b"X", b"close"), codec.Continue()]
         return answer_all(command)
 
     milter = milter_with(play, answer, ProtocolFlag.LEADING_SPACE)
-    outcome = send(milter)
+    outcome = send(make_client, milter)
     assert codec.Header(b"Subject", b" hi") in commands(milter)
     assert b"\r\nX:close\r\n" in outcome.apply().message
 
 
-def test_suppressed_and_silent_steps_have_no_verdict(play: Play) -> None:
+def test_suppressed_and_silent_steps_have_no_verdict(make_client: MakeClient, play: Play) -> None:
     flags = ProtocolFlag.NO_HELO | ProtocolFlag.NO_BODY | ProtocolFlag.NR_RCPT | ProtocolFlag.NR_HEADER
 
     def answer(command: codec.Command) -> list[codec.Response]:
         return [] if isinstance(command, codec.RcptTo | codec.Header) else answer_all(command)
 
-    outcome = send(milter_with(play, answer, flags))
+    outcome = send(make_client, milter_with(play, answer, flags))
     assert [step.step for step in outcome.steps] == STEPS
     assert [step.step for step in outcome.steps if step.verdict is None] == [
         Step.HELO,
@@ -322,12 +330,12 @@ def test_suppressed_and_silent_steps_have_no_verdict(play: Play) -> None:
     assert outcome.recipients == ("b@rcpt.test", "c@rcpt.test")
 
 
-def test_sources_and_sizes(play: Play) -> None:
+def test_sources_and_sizes(make_client: MakeClient, play: Play) -> None:
     made = EmailMessage()
     made["Subject"] = "hi"
     made.set_content("x" * 60 + "\n", cte="7bit")
     milter = milter_with(play, answer_all)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         client.send_message(made, "a@x", ["b@x"])
         client.send_message(io.BytesIO(b"A: 1\n\n" + b"0123456789abcde\n" * 10_000), "a@x", ["b@x"])
         client.send_message(b"", "a@x", ["b@x"])
@@ -337,9 +345,9 @@ def test_sources_and_sizes(play: Play) -> None:
     assert b"".join(chunks[1:]) == b"0123456789abcde\r\n" * 10_000
 
 
-def test_what_cannot_be_sent(play: Play) -> None:
+def test_what_cannot_be_sent(make_client: MakeClient, play: Play) -> None:
     milter = milter_with(play, answer_all)
-    with Client(milter.address, timeouts=PATIENT) as client:
+    with make_client(milter.address, timeouts=PATIENT) as client:
         with pytest.raises(LocalProtocolError, match="without recipients"):
             client.send_message(MESSAGE, "a@x", [])
         with pytest.raises(InvalidMessage):
