@@ -324,6 +324,13 @@ def build_options(cls: Any, table: Mapping[str, Any]) -> Any:
         raise ConfigError(f"[filter] cannot be used by {cls.__name__}: {error}") from error
 
 
+def check_servable(cls: Any) -> None:
+    """Raise ``ConfigError`` if there is no driver yet for the filter class ``cls``."""
+    if cls._fastmilter_plan.is_async or cls.blocking:
+        what = "async callbacks" if cls._fastmilter_plan.is_async else "blocking = True"
+        raise ConfigError(f"{cls.__name__} has {what}, which this version does not serve: use plain callbacks")
+
+
 def describe(cls: Any) -> list[str]:
     """Return what the filter class ``cls`` asks of an MTA, line by line for an administrator; warnings come last."""
     plan: Plan = cls._fastmilter_plan

@@ -10,7 +10,7 @@ from typing import Final
 from fastmilter.commands import EXIT_OK, set_up_logging
 from fastmilter.endpoints import EndpointKind
 from fastmilter.errors import ConfigError
-from fastmilter.plan import build_options, describe
+from fastmilter.plan import build_options, check_servable, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.settings import OPTIONS, Settings, load_settings
@@ -75,6 +75,7 @@ def check(settings: Settings) -> Iterator[str]:
     ``worker_started`` is not called, since it may open connections.
     """
     filter_class = load_filter(settings.target)
+    check_servable(filter_class)
     build_options(filter_class, settings.filter_options)
     try:
         filter_class()

@@ -21,6 +21,9 @@ class Poller(Protocol):
     def add_listener(self, fd: int) -> None:
         """Wait until a connection can be accepted from ``fd``, which other processes wait for too."""
 
+    def add_bell(self, fd: int) -> None:
+        """Be woken once for each write to ``fd``, an eventfd that nobody reads."""
+
     def change(self, fd: int, events: int) -> None:
         """Wait for ``READ`` or ``WRITE`` on ``fd`` from now on."""
 
@@ -51,6 +54,9 @@ class _EpollPoller:
     def add_listener(self, fd: int) -> None:
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
+    def add_bell(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
     def change(self, fd: int, events: int) -> None:
         self._epoll.modify(fd, self._masks[events])
 
@@ -76,6 +82,9 @@ class _SelectorPoller:
 
     def add_listener(self, fd: int) -> None:
         self._selector.register(fd, selectors.EVENT_READ)
+
+    def add_bell(self, fd: int) -> None:
+        raise NotImplementedError("there is no eventfd without epoll")
 
     def change(self, fd: int, events: int) -> None:
         self._selector.modify(fd, self._masks[events])

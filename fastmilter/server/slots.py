@@ -7,6 +7,7 @@ words read one after the other may be from different moments, which is good enou
 """
 
 import mmap
+import os
 from enum import IntEnum
 from typing import Final
 
@@ -27,6 +28,7 @@ class _Word(IntEnum):
     ACCEPTED = 4
     MESSAGES = 5
     HEARTBEAT = 6  # a double, all others are unsigned integers
+    POLLING = 7
 
 
 class Slots:
@@ -48,11 +50,19 @@ class Slots:
         view = memoryview(self._map)
         self._words = view.cast("Q")
         self._clocks = view.cast("d")
+        self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
 
     def _at(self, slot: int, word: _Word) -> int:
         if not 0 <= slot < self.count:
             raise IndexError(f"slot {slot} of {self.count}")
         return (slot + 1) * _WORDS_PER_SLOT + word
+
+    # The bell: wakes every worker that waits for it.
+
+    def ring(self) -> None:
+        """Ask the workers that leave new connections to others to look again whether they still should."""
+        if self.bell is not None:
+            os.eventfd_write(self.bell, 1)  # nobody reads it: whoever waits for its edge is woken by each write
 
     # The master's, while no worker lives in the slot.
 
@@ -75,6 +85,10 @@ class Slots:
     def set_listening(self, slot: int, listening: bool) -> None:
         """Say whether this worker takes new connections: true from READY to the drain, however busy it is."""
         self._words[self._at(slot, _Word.LISTENING)] = listening
+
+    def set_polling(self, slot: int, polling: bool) -> None:
+        """Say whether this worker waits for new connections now: not while it has more than its share."""
+        self._words[self._at(slot, _Word.POLLING)] = polling
 
     def set_connections(self, slot: int, number: int) -> None:
         """Publish the number of connections open now."""
@@ -105,6 +119,14 @@ class Slots:
     def listening(self, slot: int) -> bool:
         """Tell whether the worker takes new connections."""
         return bool(self._words[self._at(slot, _Word.LISTENING)])
+
+    def polling(self, slot: int) -> bool:
+        """Tell whether the worker waits for new connections now."""
+        return bool(self._words[self._at(slot, _Word.POLLING)])
+
+    def anyone_else_polls(self, slot: int) -> bool:
+        """Tell whether a worker other than the one in ``slot`` waits for new connections now."""
+        return any(self.polling(other) for other in self.active() if other != slot)
 
     def connections(self, slot: int) -> int:
         """Return the number of connections that the worker has open."""

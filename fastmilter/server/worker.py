@@ -23,7 +23,7 @@ from typing import Any, Final
 from fastmilter.conversation import Conversation
 from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
-from fastmilter.plan import build_options
+from fastmilter.plan import build_options, check_servable
 from fastmilter.server import channel as master_channel
 from fastmilter.server.poller import READ, WRITE, best_poller
 from fastmilter.server.settings import Settings
@@ -115,6 +115,8 @@ class Worker:
         """
         self._start_filter()
         self._poller.add(self._channel.fileno())
+        if self._slots.bell is not None:
+            self._poller.add_bell(self._slots.bell)
         self._slots.set_listening(self._slot, True)
         self._listen()
         gc.collect()
@@ -130,9 +132,7 @@ class Worker:
 
     def _start_filter(self) -> None:
         name = self._filter_class.__name__
-        if self.plan.is_async or self._filter_class.blocking:
-            what = "async callbacks" if self.plan.is_async else "blocking = True"
-            raise ConfigError(f"{name} has {what}, which this version does not serve: use plain callbacks")
+        check_servable(self._filter_class)
         result = self._filter_class.worker_started(build_options(self._filter_class, self._settings.filter_options))
         if inspect.iscoroutine(result):
             result.close()
@@ -154,6 +154,8 @@ class Worker:
                 self._accept(self._listeners[fd], now)
             elif fd == self._channel.fileno():
                 self._take_orders(now)
+            elif fd == self._slots.bell:
+                self._balance()
         if now >= self._next_tick:
             self._tick(now)
 
@@ -173,16 +175,19 @@ class Worker:
     # -- listeners -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
+        """Wait for new connections from now on."""
         if not self._listening:
             for fd in self._listeners:
                 self._poller.add_listener(fd)
             self._listening = True
+            self._slots.set_polling(self._slot, True)
 
     def _leave_listeners(self) -> None:
         if self._listening:
             for fd in self._listeners:
                 self._poller.remove(fd)
             self._listening = False
+            self._slots.set_polling(self._slot, False)
 
     def _accept(self, listener: socket.socket, now: float) -> None:
         """Take one connection: who was woken for it must, before it may leave the listeners to others."""
@@ -207,16 +212,24 @@ class Worker:
         self._balance()
 
     def _balance(self) -> None:
-        """Leave the listeners while this worker has clearly more connections than the others."""
+        """Leave the listeners to others while this worker has clearly more connections than they have.
+
+        Somebody always stays: who leaves as the last one comes back at once. Whoever has the fewest connections and
+        is not there is rung for.
+        """
         if self._drain_limits is not None or self._accept_again_at is not None:
             return
-        too_many = (
-            len(self._links) > LEAVE_ABOVE * self._slots.mean_connections() and self._slots.least_loaded() != self._slot
-        )
-        if too_many:
-            self._leave_listeners()
-        else:
+        slots, own = self._slots, self._slot
+        least = slots.least_loaded()
+        if slots.bell is None or least is None or least == own or len(self._links) <= LEAVE_ABOVE * slots.mean_connections():
             self._listen()
+            return
+        if not slots.polling(least):
+            slots.ring()
+        if self._listening and slots.anyone_else_polls(own):
+            self._leave_listeners()
+            if not slots.anyone_else_polls(own):  # the other one left in the same moment
+                self._listen()
 
     # -- connections ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Shared memory of the workers."""
 
 import os
+import select
 import time
 
 import pytest
@@ -86,3 +87,33 @@ def test_a_child_and_its_parent_see_the_same_numbers() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert (slots.pid(1), slots.generation(1), slots.connections(1)) == (pid, 7, 42)
     assert 0 < slots.heartbeat(1) <= time.monotonic()
+
+
+def test_polling_is_apart_from_listening() -> None:
+    slots = Slots(4)
+    for slot in (0, 1):
+        slots.clear(slot)
+        slots.claim(slot, pid=10 + slot, generation=1)
+        slots.set_listening(slot, True)
+    slots.set_polling(1, True)
+    assert slots.polling(1)
+    assert not slots.polling(0)
+    assert slots.anyone_else_polls(0)
+    assert not slots.anyone_else_polls(1), "nobody but itself"
+    slots.clear(1)
+    assert not slots.anyone_else_polls(0), "the dead do not poll"
+
+
+def test_the_bell_wakes_everybody_once_for_each_ring() -> None:
+    slots = Slots(2)
+    assert slots.bell is not None
+    waiting = [select.epoll(), select.epoll()]
+    for epoll in waiting:
+        epoll.register(slots.bell, select.EPOLLIN | select.EPOLLET)
+        assert epoll.poll(0) == []
+    for _ in range(2):
+        slots.ring()
+        assert [epoll.poll(0) for epoll in waiting] == [[(slots.bell, select.EPOLLIN)]] * 2
+        assert [epoll.poll(0) for epoll in waiting] == [[], []]
+    for epoll in waiting:
+        epoll.close()
