@@ -111,7 +111,12 @@ class Mta(ABC):
             raise LabError(f"{self.name}: {error}\n{self.log()}") from error
 
     def _remove_directory(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        def gone() -> bool:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            return not self.directory.exists()
+
+        # A child that is still ending may write its last line of the log into what is being removed.
+        wait_until(gone, f"removal of {self.directory}")
 
 
 def end_group(pid: int, seconds: float = 10.0) -> None:
