@@ -477,7 +477,7 @@ class Session:
         """Write PROGRESS if the next reply that the MTA reads is the one to the end of the message.
 
         Postfix takes it at every answered step; Sendmail drops the filter if it comes before another answer.
-        Returns whether it was written.
+        Returns whether one is written, now or before.
         """
         replies = self.agreement.replies
         step = self.step
@@ -486,7 +486,7 @@ class Session:
         else:
             # From DATA on the MTA says nothing before the whole message is in, so no RSET can come between.
             allowed = self.in_message and DATA <= step < END_OF_MESSAGE and not any(replies[step:END_OF_MESSAGE])
-        if allowed:
+        if allowed and (not self.out or self.out[-1] is not _PROGRESS):  # one that still waits says it all
             self.out.append(_PROGRESS)
         return allowed
 
