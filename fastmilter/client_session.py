@@ -25,8 +25,6 @@ from fastmilter.addresses import to_text
 from fastmilter.constants import (
     ALL_ACTIONS,
     MAX_DATA_BYTES,
-    MAX_DATA_BYTES_1M,
-    MAX_DATA_BYTES_256K,
     PROTOCOL_OF_VERSION,
     PROTOCOL_VERSION,
     STEPS,
@@ -37,6 +35,7 @@ from fastmilter.constants import (
 )
 from fastmilter.errors import LocalProtocolError, RemoteProtocolError
 from fastmilter.mta import MacroBook, Mta, Requests, Text, as_bytes, mta_named
+from fastmilter.negotiation import max_data_of
 from fastmilter.replies import ACCEPT, SKIP, Verdict, VerdictKind, verdict_of
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
@@ -88,14 +87,8 @@ def agree(offer: codec.Negotiate, answer: codec.Negotiate, mta: Mta) -> Agreed:
         unanswered=frozenset(step for step, facts in STEPS.items() if facts.no_reply & protocol),
         leading_space=bool(protocol & ProtocolFlag.LEADING_SPACE),
         rejected_recipients=bool(protocol & ProtocolFlag.REJECTED_RCPT),
-        max_data=_max_data(ProtocolFlag(offer.protocol) & protocol),
+        max_data=max_data_of(offer.protocol & protocol),
     )
-
-
-def _max_data(protocol: ProtocolFlag) -> int:
-    if protocol & ProtocolFlag.MDS_1M:
-        return MAX_DATA_BYTES_1M
-    return MAX_DATA_BYTES_256K if protocol & ProtocolFlag.MDS_256K else MAX_DATA_BYTES
 
 
 def _requests(macros: Sequence[tuple[int, bytes]]) -> Requests:

@@ -213,6 +213,13 @@ def _data_size(offered: int, protocol: int) -> tuple[int, int]:
     return 0, MAX_DATA_BYTES
 
 
+def max_data_of(protocol: int) -> int:
+    """Return the most bytes of data in a packet where both sides agreed to these bits."""
+    if protocol & ProtocolFlag.MDS_1M:
+        return MAX_DATA_BYTES_1M
+    return MAX_DATA_BYTES_256K if protocol & ProtocolFlag.MDS_256K else MAX_DATA_BYTES
+
+
 def _macro_lists(wish: Wish) -> tuple[tuple[int, bytes], ...]:
     """Return the lists in ascending order of their stage, as libmilter sends them."""
     lists = []
