@@ -550,6 +550,7 @@ class Conversation:
                 shown,
                 appends_in_place=self._connected().mta == "sendmail",
                 may_add=session.agreement.can(Action.ADD_HEADERS),
+                recipients=(recipient.recipient for recipient in message._recipients),
             )
             if composed.body is None:
                 session.finish(verdict, composed.head + composed.foot)

@@ -165,12 +165,20 @@ class Composed:
     foot: list[bytes]
 
 
-def compose(edits: list[Edit], shown: list[bytes] | None, *, appends_in_place: bool, may_add: bool = True) -> Composed:
+def compose(
+    edits: list[Edit],
+    shown: list[bytes] | None,
+    *,
+    appends_in_place: bool,
+    may_add: bool = True,
+    recipients: Iterable[bytes] = (),
+) -> Composed:
     """Put ``edits`` in order.
 
     ``shown``: the names of the header fields that the filter was shown, ``None`` if it asked for none.
     ``appends_in_place``: the MTA puts an added field where one of that name is (Sendmail) instead of at the end.
     ``may_add``: the MTA granted additions; without it a field that is not there is still changed, which adds it.
+    ``recipients``: the forward-paths of the message as the MTA sent them.
     """
     counts = Counter(name.lower() for name in shown) if shown is not None else None
     settled, additions = _settle(edits, counts)
@@ -198,18 +206,34 @@ def compose(edits: list[Edit], shown: list[bytes] | None, *, appends_in_place: b
         else:
             head.append(codec.encode(addition))
         present.add(addition.name.lower())
-
-    body: bytes | IO[bytes] | None = None
-    foot: list[bytes] = []
-    for edit in edits:
-        if isinstance(edit, codec.AddRecipient | codec.DeleteRecipient | codec.ChangeSender):
-            head.append(codec.encode(edit))
-        elif isinstance(edit, NewBody):
-            body = edit.source
-        elif isinstance(edit, codec.Quarantine):
-            foot = [codec.encode(edit)]
+    head += _envelope(edits, recipients)
+    bodies = [edit.source for edit in edits if isinstance(edit, NewBody)]
+    body = bodies[-1] if bodies else None
     discard(edit for edit in edits if isinstance(edit, NewBody) and edit.source is not body)
-    return Composed(head, body, foot)
+    quarantines = [codec.encode(edit) for edit in edits if isinstance(edit, codec.Quarantine)]
+    return Composed(head, body, quarantines[-1:])
+
+
+def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]:
+    """Return the changes of the envelope in call order.
+
+    A recipient who is there already is not added: Postfix would deliver twice, Sendmail once. With parameters it is,
+    since they say something new.
+    """
+    there: set[bytes] | None = None
+    packets = []
+    for edit in edits:
+        if isinstance(edit, codec.AddRecipient | codec.DeleteRecipient):
+            if there is None:
+                there = {path if path[:1] == b"<" else b"<" + path + b">" for path in recipients}
+            if isinstance(edit, codec.DeleteRecipient):
+                there.discard(edit.recipient)
+            elif edit.recipient in there and not edit.params:
+                continue
+            packets.append(codec.encode(edit))
+        elif isinstance(edit, codec.ChangeSender):
+            packets.append(codec.encode(edit))
+    return packets
 
 
 _Settled = dict[bytes, dict[int, SetHeader]]

@@ -221,7 +221,8 @@ class Worker:
             return
         slots, own = self._slots, self._slot
         least = slots.least_loaded()
-        if slots.bell is None or least is None or least == own or len(self._links) <= LEAVE_ABOVE * slots.mean_connections():
+        has_enough = len(self._links) > LEAVE_ABOVE * slots.mean_connections()
+        if slots.bell is None or not has_enough or least is None or least == own:
             self._listen()
             return
         if not slots.polling(least):

@@ -92,6 +92,20 @@ def order(edits: list[Edit], shown: list[bytes] | None, *, sendmail: bool = Fals
     return [codec.decode_response(packet[4:]) for packet in composed.head + composed.foot]
 
 
+def test_a_recipient_who_is_there_is_not_added_again() -> None:
+    edits: list[Edit] = [
+        codec.AddRecipient(b"<a@b>"),
+        codec.AddRecipient(b"<c@d>"),
+        codec.AddRecipient(b"<new@d>"),
+        codec.AddRecipient(b"<a@b>", (b"NOTIFY=NEVER",)),
+        codec.AddRecipient(b"<A@b>"),
+        codec.DeleteRecipient(b"<a@b>"),
+        codec.AddRecipient(b"<a@b>"),
+    ]
+    composed = compose(edits, None, appends_in_place=False, recipients=[b"<a@b>", b"c@d"])
+    assert [codec.decode_response(packet[4:]) for packet in composed.head] == edits[2:]
+
+
 X = b"X"
 
 
