@@ -217,7 +217,7 @@ def compose(
 def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]:
     """Return the changes of the envelope in call order.
 
-    A recipient who is there already is not added: Postfix would deliver twice, Sendmail once. With parameters it is,
+    A recipient who is there already is not added again: Postfix would deliver twice, Sendmail once. With parameters it is,
     since they say something new.
     """
     there: set[bytes] | None = None
@@ -230,6 +230,8 @@ def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]
                 there.discard(edit.recipient)
             elif edit.recipient in there and not edit.params:
                 continue
+            else:
+                there.add(edit.recipient)
             packets.append(codec.encode(edit))
         elif isinstance(edit, codec.ChangeSender):
             packets.append(codec.encode(edit))

@@ -207,6 +207,24 @@ def test_two_additions_of_a_name_stay_in_order_on_sendmail() -> None:
     ]
 
 
+def test_a_recipient_who_is_there_is_not_added_again() -> None:
+    """Postfix would deliver twice."""
+    add, drop = codec.AddRecipient(b"<a@b>"), codec.DeleteRecipient(b"<a@b>")
+    notified = codec.AddRecipient(b"<a@b>", (b"NOTIFY=NEVER",))
+
+    def envelope(edits: list[Edit], *recipients: bytes) -> list[Any]:
+        composed = compose(edits, None, appends_in_place=False, recipients=recipients)
+        return [codec.decode_response(packet[4:]) for packet in composed.head]
+
+    assert envelope([add]) == [add]
+    assert envelope([add, add]) == [add]
+    for there in (b"<a@b>", b"a@b"):
+        assert envelope([add], there) == []
+        assert envelope([drop, add], there) == [drop, add]
+        assert envelope([notified, add], there) == [notified], "parameters say something new"
+    assert envelope([add], b"<A@b>", b"<c@d>") == [add]
+
+
 def test_the_last_quarantine_wins() -> None:
     assert order([codec.Quarantine(b"1"), codec.Quarantine(b"2")], None) == [codec.Quarantine(b"2")]
 

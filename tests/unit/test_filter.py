@@ -446,6 +446,36 @@ def test_a_body_that_raises_fails_the_callback_and_nothing_leaves() -> None:
     assert mta.failed == ["on_end_of_message"]
 
 
+@pytest.mark.parametrize(("macros", "letter"), [(POSTFIX, "h"), (SENDMAIL, "i"), (codec.Macros(b"C"), "h")])
+def test_an_added_field_comes_last_on_both_mtas(macros: codec.Macros, letter: str) -> None:
+    """Sendmail would put it before the first of its name, so there it is inserted beyond the end."""
+
+    def add(self: Any) -> None:
+        self.message.add_header("Subject", "second")
+
+    mta = Mta(made(on_header=None, on_end_of_message=add))
+    mta.send(macros, CONNECT, MAIL, RCPT, HEADER)
+    assert letters(mta.send(EOM)) == letter + "c"
+
+
+def test_indices_count_what_was_shown() -> None:
+    def change(self: Any) -> None:
+        self.message.add_header("Subject", "new")  # does not count: it was not shown
+        self.message.delete_header("subject", index=1)
+        self.message.change_header("Subject", "2", index=2)
+        self.message.change_header("Subject", "3", index=3)
+
+    mta = Mta(made(on_header=None, on_end_of_message=change))
+    mta.send(POSTFIX, CONNECT, MAIL, RCPT, HEADER, codec.Header(b"To", b"x"), HEADER)
+    assert mta.send(EOM) == [
+        codec.ChangeHeader(2, b"Subject", b"2"),
+        codec.ChangeHeader(1, b"subject", b""),
+        codec.AddHeader(b"Subject", b"new"),
+        codec.AddHeader(b"Subject", b"3"),
+        codec.Continue(),
+    ]
+
+
 def test_text_survives_unchanged() -> None:
     seen: list[str] = []
 
