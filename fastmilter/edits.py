@@ -217,8 +217,8 @@ def compose(
 def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]:
     """Return the changes of the envelope in call order.
 
-    A recipient who is there already is not added again: Postfix would deliver twice, Sendmail once. With parameters it is,
-    since they say something new.
+    A recipient who is there already is not added again: Postfix would deliver twice, Sendmail once. With parameters
+    it is, since they say something new.
     """
     there: set[bytes] | None = None
     packets = []

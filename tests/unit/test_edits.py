@@ -207,7 +207,7 @@ def test_two_additions_of_a_name_stay_in_order_on_sendmail() -> None:
     ]
 
 
-def test_a_recipient_who_is_there_is_not_added_again() -> None:
+def test_adding_twice_or_after_a_deletion() -> None:
     """Postfix would deliver twice."""
     add, drop = codec.AddRecipient(b"<a@b>"), codec.DeleteRecipient(b"<a@b>")
     notified = codec.AddRecipient(b"<a@b>", (b"NOTIFY=NEVER",))
