@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -47,6 +48,15 @@ class Slow(fastmilter.Filter):
         while not os.path.exists("done"):
             assert self.progress()
 
+class Talkative(fastmilter.Filter):
+    """Says that it works until nothing more leaves."""
+
+    def on_end_of_message(self):
+        while self._fastmilter.unsent is None:
+            self.progress()
+        self.message.add_header("X", "1")
+        open("done", "w").close()
+
 class Plain(fastmilter.Filter):
     def on_end_of_message(self):
         self.message.add_header("X", "1")
@@ -58,6 +68,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
     (tmp_path / "filters.py").write_text(FILTERS)
     yield server
+    while Peer.opened:
+        Peer.opened.pop().close()
     server.kill_all()
     print(server.log_file.read_text())  # shown where a test fails
 
@@ -65,9 +77,16 @@ def server(tmp_path: Path) -> Iterator[Server]:
 class Peer:
     """An MTA on a bare socket, which can do what a well-behaved one would not."""
 
-    def __init__(self, server: Server) -> None:
+    opened: ClassVar[list[socket.socket]] = []
+
+    def __init__(self, server: Server, receive_bytes: int | None = None) -> None:
         port = int(server.address().split(":")[1].split("@")[0])
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+        self.socket = socket.socket()
+        self.opened.append(self.socket)
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(("127.0.0.1", port))
         self._decoder = codec.ResponseDecoder()
         self._responses: list[codec.Response] = []
 
@@ -227,9 +246,21 @@ def test_case_119_progress_during_long_work(server: Server) -> None:
     assert received[-10:] == [codec.Progress()] * 10, "they leave while the callback still runs"
     (server.directory / "done").touch()
     rest = peer.until(codec.Continue())
-    assert set(map(type, rest)) == {codec.Progress, codec.Continue}
+    assert set(map(type, rest)) <= {codec.Progress, codec.Continue}
     peer.send(QUIT)
     assert peer.socket.recv(1) == b""
+    peer.socket.close()
+
+
+@pytest.mark.xfail(reason="the worker sends newer bytes before what a partial send within a callback left over")
+def test_the_verdict_does_not_overtake_progress_that_could_not_leave(server: Server) -> None:
+    server.start("--workers=1", target="filters:Talkative")
+    peer = Peer(server, receive_bytes=4096)
+    peer.send(V6, *GREETING, MAIL, RCPT, EOM)
+    wait_until((server.directory / "done").exists, "the callback is done, and nothing was read yet")
+    received = peer.until(codec.AddHeader(b"X", b"1"))
+    assert set(map(type, received[2:-1])) == {codec.Progress}
+    assert peer.receive() == codec.Continue()
     peer.socket.close()
 
 
