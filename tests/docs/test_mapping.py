@@ -20,6 +20,7 @@ from fastmilter.endpoints import parse_endpoint
 from fastmilter.replies import verdict_of
 from fastmilter.testing import run
 from tests.examples.support import ROOT, free_port
+from tests.process.harness import wait_until
 from tests.support.playing import BODY, EOH, EOM, HEADER, HELO, MAIL, RCPT, Mta
 from tests.support.scripted_milter import Play, friendly, playing
 
@@ -147,6 +148,7 @@ def test_level_1_client(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
             assert not names["client"].in_message
     assert verdict_of(codec.Continue()) == names["verdict"]
     assert not names["client"].is_open
+    wait_until(lambda: [peer.letters[-1:] for peer in milter.peers] == ["Q", "Q"], "both connections end with QUIT")
     first, second = milter.peers
     assert first.letters == "OQ"
 

@@ -1,14 +1,18 @@
 """The programs of docs/ do what the pages say: each is taken from its page and run."""
 
 import doctest
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from fastmilter import Client, codec
+from fastmilter.testing import run as run_filter
 from tests.examples.support import ROOT, environment, free_port
 
 from .pages import programs, run, running, write
@@ -40,6 +44,20 @@ def test_the_sessions_of_level_3() -> None:
     failed, attempted = doctest.testfile(str(ROOT / LEVEL_3), module_relative=False)
     assert attempted >= 5
     assert not failed
+
+
+def test_every_message_is_named() -> None:
+    text = (ROOT / LEVEL_3).read_text()
+    commands, responses = (text.partition(f"{title}: ")[2].partition(".")[0] for title in ("Commands", "Responses"))
+    for named, union in ((commands, codec.Command), (responses, codec.Response)):
+        assert set(re.findall(r"`(\w+)`", named)) == {kind.__name__ for kind in get_args(union)}
+
+
+def test_every_argument_of_run_is_explained() -> None:
+    text = (ROOT / "docs/testing.md").read_text()
+    named = [name for cell in re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE) for name in cell.split(", ")]
+    keywords = list(inspect.signature(run_filter).parameters)[2:]
+    assert sorted(name.strip("`") for name in named) == sorted(keywords)
 
 
 @pytest.fixture(scope="module")

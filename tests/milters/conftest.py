@@ -24,20 +24,25 @@ def milters() -> Iterator[Milters]:
         yield running
 
 
+def need(what: str, reasons: list[str]) -> None:
+    """Fail, or skip where nobody insists, if there are reasons why a milter cannot run here."""
+    if not reasons:
+        return
+    text = f"{what} cannot run here: {'; '.join(reasons)} (see tests/milters/install.sh)"
+    if required():
+        pytest.fail(text)
+    _skipped.add(text)
+    pytest.skip(text)
+
+
 @pytest.fixture(params=["inet", "inet6", "unix"])
 def start(request: pytest.FixtureRequest, milters: Milters) -> Start:
     """Over each transport."""
     transport = request.param
 
     def started(name: str) -> str:
-        reasons = missing_for(name) + missing_for_transport(transport)
-        if not reasons:
-            return milters.address(name, transport)
-        text = f"{name} cannot run here over {transport}: {'; '.join(reasons)} (see tests/milters/install.sh)"
-        if required():
-            pytest.fail(text)
-        _skipped.add(text)
-        pytest.skip(text)
+        need(f"{name} over {transport}", missing_for(name) + missing_for_transport(transport))
+        return milters.address(name, transport)
 
     return started
 
