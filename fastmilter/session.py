@@ -484,8 +484,9 @@ class Session:
         if step == END_OF_MESSAGE or (mta_is_postfix and replies[step]):
             allowed = True
         else:
-            # From DATA on the MTA says nothing before the whole message is in, so no RSET can come between.
-            allowed = self.in_message and DATA <= step < END_OF_MESSAGE and not any(replies[step:END_OF_MESSAGE])
+            # Once the content comes, nothing but the end of the message is answered; after DATA another filter may
+            # still refuse it, and the next answer that the MTA reads would be the one to a new MAIL.
+            allowed = self.in_message and HEADER <= step < END_OF_MESSAGE and not any(replies[step:END_OF_MESSAGE])
         if allowed and (not self.out or self.out[-1] is not _PROGRESS):  # one that still waits says it all
             self.out.append(_PROGRESS)
         return allowed

@@ -287,13 +287,15 @@ class Worker:
             function, arguments = call
             try:
                 result = function(*arguments)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
+            except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 link.failed(error)
             else:
                 link.returned(result)
 
     def _flush(self, link: Link) -> bool:
         """Send what there is; return whether all of it left."""
+        if link.unsent is not None:
+            return False  # from a send within a callback: what is newer must not overtake it
         session = link.session
         out = session.out
         while True:
@@ -432,9 +434,10 @@ class Worker:
     def transmit(self, conversation: Conversation) -> None:
         """Send what is written so far, from within a callback."""
         assert isinstance(conversation, Link)
-        if conversation.unsent is None:
-            with contextlib.suppress(OSError):  # a broken connection is the loop's business, not the callback's
-                self._flush(conversation)
+        with contextlib.suppress(OSError):  # a broken connection is the loop's business, not the callback's
+            if conversation.unsent is not None and self._send(conversation, conversation.unsent):
+                self._poller.change(conversation.sock.fileno(), READ)
+            self._flush(conversation)
 
 
 def _tail(conversation: Conversation) -> str:

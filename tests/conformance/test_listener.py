@@ -252,7 +252,6 @@ def test_case_119_progress_during_long_work(server: Server) -> None:
     peer.socket.close()
 
 
-@pytest.mark.xfail(reason="the worker sends newer bytes before what a partial send within a callback left over")
 def test_the_verdict_does_not_overtake_progress_that_could_not_leave(server: Server) -> None:
     server.start("--workers=1", target="filters:Talkative")
     peer = Peer(server, receive_bytes=4096)
