@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import dkim  # type: ignore[import-untyped]
 import pytest
 
-from fastmilter import ACCEPT, CONTINUE, DISCARD, TEMPFAIL, Action, Client, ProtocolFlag, Step, codec
+from fastmilter import ACCEPT, CONTINUE, DISCARD, TEMPFAIL, Action, AsyncClient, Client, ProtocolFlag, Step, codec
 from fastmilter.client import Outcome, Timeouts
 
 from .conftest import Start
@@ -201,3 +202,22 @@ def test_two_connections_at_once(standard: str) -> None:
     with Client(standard, timeouts=PATIENT) as one, Client(standard, timeouts=PATIENT) as two:
         for client in (one, two, two, one):
             assert send(client, b"x").apply().message == expected(b"x", b"body\r\n")
+
+
+def test_many_at_once_on_an_event_loop(start: Start) -> None:
+    address, verifier = start("opendkim"), start("opendkim-verify")
+
+    async def signed_and_verified(number: int) -> list[str]:
+        said = []
+        sender = f"ann{number}@signed.test"
+        async with AsyncClient(address, timeouts=PATIENT) as signer, AsyncClient(verifier, timeouts=PATIENT) as checker:
+            for body in BODIES[:3]:
+                signed = await signer.send_message(SIMPLE + body, sender, ["bob@to.test"], address="192.0.2.1")
+                outcome = await checker.send_message(signed.apply().message, sender, ["bob@to.test"])
+                said.append(outcome.apply().message.partition(b"dkim=")[2][:4].decode())
+        return said
+
+    async def everybody() -> list[list[str]]:
+        return await asyncio.gather(*map(signed_and_verified, range(5)))
+
+    assert asyncio.run(everybody()) == [["pass"] * 3] * 5
