@@ -46,6 +46,7 @@ from fastmilter.server import serve
 if TYPE_CHECKING:
     from fastmilter.client.aio import AsyncClient
     from fastmilter.client.apply import Applied, apply_modifications
+    from fastmilter.client.chain import Chain, ChainOutcome, MilterOutcome
     from fastmilter.client.connection import Client
     from fastmilter.client.exchange import Timeouts
     from fastmilter.client.message import Outcome, PlayedStep
@@ -63,6 +64,8 @@ __all__ = [
     "Answer",
     "Applied",
     "AsyncClient",
+    "Chain",
+    "ChainOutcome",
     "Client",
     "ConfigError",
     "ConnectFailed",
@@ -75,6 +78,7 @@ __all__ = [
     "Macros",
     "Message",
     "MessageEnded",
+    "MilterOutcome",
     "NoConnection",
     "NoMessage",
     "NotNegotiated",
@@ -108,7 +112,10 @@ __all__ = [
 _ON_DEMAND: Final = {
     "Applied": "fastmilter.client.apply",
     "AsyncClient": "fastmilter.client.aio",
+    "Chain": "fastmilter.client.chain",
+    "ChainOutcome": "fastmilter.client.chain",
     "Client": "fastmilter.client.connection",
+    "MilterOutcome": "fastmilter.client.chain",
     "Outcome": "fastmilter.client.message",
     "PlayedStep": "fastmilter.client.message",
     "ServerConnection": "fastmilter.server.connection",

@@ -18,6 +18,7 @@ from fastmilter.addresses import Address, SocketAddress, to_bytes
 from fastmilter.constants import STEPS, Family, Step
 from fastmilter.errors import ConfigError
 from fastmilter.negotiation import normalise_macro
+from fastmilter.replies import ACCEPT, Verdict, reply
 
 Text = str | bytes
 """What the caller may write: ``str`` goes out as UTF-8 with ``surrogateescape``, ``bytes`` as they are."""
@@ -78,6 +79,8 @@ class Mta:
     """DISCARD at these steps is followed by ABORT, though the message had its verdict."""
     discard_ends_session: frozenset[Step]
     """DISCARD at these steps: the filter is sent nothing more of the whole session."""
+    default_actions: Mapping[str, Verdict]
+    """What the MTA can be told to do when a filter fails, and what it says to the SMTP client then."""
 
 
 POSTFIX: Final = Mta(
@@ -130,6 +133,13 @@ POSTFIX: Final = Mta(
     skip_refused=frozenset(),
     discard_aborts=frozenset(),
     discard_ends_session=frozenset(),
+    default_actions={
+        "accept": ACCEPT,
+        "reject": reply(550, "5.5.0", "Service unavailable"),
+        "tempfail": reply(451, "4.7.1", "Service unavailable - try again later"),
+        "quarantine": ACCEPT,
+        "shutdown": reply(421, "4.7.1", "Service unavailable - try again later"),
+    },
 )
 """Postfix 3.7."""
 
@@ -179,6 +189,12 @@ SENDMAIL: Final = Mta(
     skip_refused=frozenset({Step.END_OF_MESSAGE}),
     discard_aborts=frozenset({Step.RCPT, Step.DATA}),
     discard_ends_session=frozenset({Step.CONNECT}),
+    default_actions={
+        "accept": ACCEPT,
+        "reject": reply(550, "5.7.1", "Command rejected"),
+        "tempfail": reply(451, "4.3.2", "Please try again later"),
+        "shutdown": reply(421, "4.7.0", "closing connection"),
+    },
 )
 """Sendmail 8.17."""
 

@@ -1,14 +1,15 @@
 """The client: be the MTA, and talk to any milter.
 
 ``Client`` and ``AsyncClient`` have one method per step of an SMTP session, and ``send_message`` for a whole message,
-which returns an ``Outcome``; ``send`` and ``receive`` exchange single messages of ``fastmilter.codec``.
-``apply_modifications`` says what Postfix or Sendmail make of a message. What goes wrong between the two sides is in
-``fastmilter.errors``.
+which returns an ``Outcome``; ``Chain`` plays it to several milters in a row; ``send`` and ``receive`` exchange single
+messages of ``fastmilter.codec``. ``apply_modifications`` says what Postfix or Sendmail make of a message. What goes
+wrong between the two sides is in ``fastmilter.errors``.
 """
 
 from typing import TYPE_CHECKING
 
 from fastmilter.client.apply import Applied, apply_modifications
+from fastmilter.client.chain import Chain, ChainOutcome, MilterOutcome
 from fastmilter.client.connection import Client
 from fastmilter.client.exchange import Timeouts
 from fastmilter.client.message import Outcome, PlayedStep
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Applied",
     "AsyncClient",
+    "Chain",
+    "ChainOutcome",
     "Client",
     "ConnectFailed",
     "ConnectionLost",
+    "MilterOutcome",
     "Outcome",
     "PlayedStep",
     "ProtocolBroken",

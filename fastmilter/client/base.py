@@ -13,7 +13,7 @@ from fastmilter.replies import Verdict
 
 SocketT = TypeVar("SocketT", bound=Any)
 
-_POSTFIX_TIMEOUTS: Final = Timeouts()
+POSTFIX_TIMEOUTS: Final = Timeouts()
 
 
 class BaseClient(Generic[SocketT]):
@@ -27,7 +27,7 @@ class BaseClient(Generic[SocketT]):
         version: int = PROTOCOL_VERSION,
         actions: int = ALL_ACTIONS,
         protocol: int | None = None,
-        timeouts: Timeouts = _POSTFIX_TIMEOUTS,
+        timeouts: Timeouts = POSTFIX_TIMEOUTS,
     ) -> None:
         """Prepare a connection; ``open`` makes it."""
         self._given: SocketT | None = None

@@ -219,6 +219,7 @@ class Player:
     def outcome(self, verdict: Verdict) -> Outcome:
         """Return what came of the message."""
         letter = self.letter
+        agreed = self.exchange.session.agreed
         # Behind a verdict that lets the whole message pass, nobody was asked about the other recipients.
         accepted = self.recipients if verdict.is_refusal else [to for to in letter.recipients if to not in self.refused]
         return Outcome(
@@ -231,7 +232,7 @@ class Player:
             sender=letter.sender,
             sender_params=letter.sender_params,
             mta=self.exchange.session.mta,
-            leading_space=self.exchange.agreed.leading_space,
+            leading_space=agreed is not None and agreed.leading_space,
         )
 
 
