@@ -8,7 +8,19 @@ from typing import Any
 import dkim  # type: ignore[import-untyped]
 import pytest
 
-from fastmilter import ACCEPT, CONTINUE, DISCARD, TEMPFAIL, Action, AsyncClient, Client, ProtocolFlag, Step, codec
+from fastmilter import (
+    ACCEPT,
+    CONTINUE,
+    DISCARD,
+    TEMPFAIL,
+    Action,
+    AsyncClient,
+    Chain,
+    Client,
+    ProtocolFlag,
+    Step,
+    codec,
+)
 from fastmilter.client import Outcome, Timeouts
 
 from .conftest import Start
@@ -221,3 +233,21 @@ def test_many_at_once_on_an_event_loop(start: Start) -> None:
         return await asyncio.gather(*map(signed_and_verified, range(5)))
 
     assert asyncio.run(everybody()) == [["pass"] * 3] * 5
+
+
+@BOTH
+def test_a_chain_signs_what_the_former_one_made_of_it(start: Start, milters: Milters, mta: str) -> None:
+    first, signer, verifier = start("c"), start("opendkim"), start("opendkim-verify")
+    with Chain([(first, "tempfail"), (signer, "tempfail"), (verifier, "accept")], mta=mta, timeouts=PATIENT) as chain:
+        for body in BODIES[1:]:
+            outcome = chain.send_message(
+                SIMPLE + body, "ann@signed.test", ["bob@to.test", "refused@to.test"], address="192.0.2.1"
+            )
+            assert [milter.error for milter in outcome.milters] == [None] * 3
+            assert list(map(str, outcome.refused)) == ["refused@to.test"]
+            applied = outcome.apply()
+            assert applied.recipients == ("bob@to.test", "extra@to.test")
+            results, _, signed = applied.message.partition(b"DKIM-Signature:")
+            assert b"dkim=pass" in results
+            assert b"Subject: [seen] =?utf-8?q?=C3=84pfel?=\r\n" in signed
+            assert verifies(b"DKIM-Signature:" + signed, milters.dkim_record)
