@@ -1,4 +1,4 @@
-"""The milters of a whole run, and what becomes of a test whose milter cannot run here."""
+"""The milters of these tests, and what becomes of a test whose milter cannot run here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Start = Callable[[str], str]
 """Gives the address of the milter of that name."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def milters() -> Iterator[Milters]:
     with Milters() as running:
         yield running
