@@ -32,7 +32,12 @@ exit status:
   78  configuration: an option, an address, the file or the filter cannot be used
 """
 
-SUBCOMMANDS: Final = {"serve": "run a filter as a server"}
+SUBCOMMANDS: Final = {
+    "serve": "run a filter as a server",
+    "check": "play a message through a filter and show what becomes of it",
+    "tap": "stand between MTA and milter and record what they say",
+    "decode": "print a recording, or a stream of bytes, packet by packet",
+}
 """The subcommands and what each does."""
 
 
@@ -114,7 +119,7 @@ def _run(words: list[str]) -> int:
     parser = Parser(
         prog="fastmilter",
         description="Milters (mail filters for Postfix and Sendmail) in Python.",
-        epilog=EXIT_STATUS,
+        epilog="fastmilter COMMAND --help tells the options and the exit status of a command.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
