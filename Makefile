@@ -30,15 +30,19 @@ BENCH ?=
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
+# What Debian keeps apart from its Python is installed where that can be done without asking (as root), else named.
+PYTHON_VERSION = $$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+GET = sh -c 'if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends "$$1" >/dev/null; else false; fi || { echo "missing: apt-get install $$1"; exit 1; }' get
+
 # The configuration file of the environment is as old as the environment; its python is a link to an older file.
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastmilter needs Python 3.11 or newer: $(PYTHON) is $$($(PYTHON) -V 2>&1)"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments yet"; $(GET) "$(PYTHON_VERSION)-venv"; }
 	$(PYTHON) -m venv $(VENV)
 
 # pip before 25.1 does not know the dependency groups of pyproject.toml.
 $(STAMPS)/build-tools: pyproject.toml $(VENV)/pyvenv.cfg
-	@$(RUN) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Python.h is missing, which the C compiler needs; on Debian: apt-get install python3-dev"; exit 1; }
+	@$(RUN) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "Python.h is missing, which the C compiler needs"; $(GET) "$(PYTHON_VERSION)-dev"; }
 	$(INSTALL) --upgrade 'pip>=25.1'
 	$(INSTALL) --group build
 	@mkdir -p $(STAMPS) && touch $@
