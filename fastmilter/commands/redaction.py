@@ -17,12 +17,16 @@ _TEXT: Final = bytes([0]) + b"x" * 255
 """Everything but the NUL behind a string."""
 _LINES: Final = bytes(byte if byte in b"\0\r\n" else ord("x") for byte in range(256))
 
+_PARAMS: Final = bytes(byte if byte in b"\0 " else ord("x") for byte in range(256))
+"""A filter sends ESMTP parameters joined by spaces, behind the address."""
+
 _CODE_BYTES: Final = 4
 _FAMILY: Final = 1
 _PORT: Final = slice(1, 3)
 
 _NAMED: Final = {letter.value for letter in CommandLetter} - {CommandLetter.BODY, CommandLetter.END_OF_MESSAGE}
 _INDEXED: Final = {ResponseLetter.INSERT_HEADER.value, ResponseLetter.CHANGE_HEADER.value}
+_WITH_PARAMS: Final = {ResponseLetter.CHANGE_SENDER.value, ResponseLetter.ADD_RECIPIENT_PARAMS.value}
 _TEXTS: Final = {letter.value for letter in ResponseLetter} - _INDEXED - {ResponseLetter.REPLACE_BODY.value}
 
 
@@ -95,6 +99,10 @@ class Redactor:
             return data[:kept] + data[kept:].translate(_TEXT)
         if not self._command and letter == ResponseLetter.REPLY_CODE.value:
             return self._reply(data)
+        if not self._command and letter in _WITH_PARAMS:
+            address, nul, params = (b"", b"", data) if self._nuls else data.partition(b"\0")
+            self._nuls += len(nul)
+            return address.translate(_ALL) + nul + params.translate(_PARAMS)
         return data.translate(_TEXT if letter in (_NAMED if self._command else _TEXTS) else _ALL)
 
     def _macros(self, data: bytes) -> bytes:
