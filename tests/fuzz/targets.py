@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from fastmilter.codec import CommandDecoder, ResponseDecoder, decode_command, decode_response, encode
 from fastmilter.constants import MAX_RESPONSE_BYTES
 from fastmilter.errors import RemoteProtocolError
+from fastmilter.session import Phase
+from tests.support.playing import V6, Mta, everything
 from tests.support.recordings import Direction
 
 Target: TypeAlias = Callable[[Direction, Sequence[bytes]], tuple[int, str]]
@@ -43,4 +45,25 @@ def codec(direction: Direction, pieces: Sequence[bytes]) -> tuple[int, str]:
     return count, ""
 
 
-TARGETS: dict[str, Target] = {"codec": codec}
+_LOOKS_AT_EVERYTHING: Any = everything("", on_abort=None, on_message_end=None, on_close=None)
+
+
+def session(direction: Direction, pieces: Sequence[bytes]) -> tuple[int, str]:
+    """A session with a filter that looks at every step: it ends closed, and leaves no filter object behind."""
+    if direction != "mta>filter":
+        return 0, ""
+    mta = Mta(_LOOKS_AT_EVERYTHING, V6)
+    for piece in pieces:
+        mta.feed(piece)
+    mta.eof()
+    if mta.session.phase is not Phase.CLOSED or mta.conversation.filter is not None:
+        raise AssertionError(f"{mta.session.phase!r} after the end, with {mta.conversation.filter!r}")
+    if mta.failures:
+        raise AssertionError(f"a callback that returns nothing failed: {mta.failures!r}")
+    begun, ended = mta.names.count("on_mail"), mta.names.count("on_message_end")
+    if begun != ended:
+        raise AssertionError(f"{begun} messages began and {ended} ended")
+    return len(mta.calls), str(mta.session.error or "")
+
+
+TARGETS: dict[str, Target] = {"codec": codec, "session": session}
