@@ -29,6 +29,9 @@ _OVERHEAD_BYTES: Final = 200
 
 _BATCH_BYTES: Final = 1 << 20
 
+RETRY_S: Final = 10.0
+"""After a failure, how long nothing is written: on a disk that is nearly full a short record fits now and then."""
+
 _Record = tuple[int, float, Direction, int, bytes, str]
 
 
@@ -70,6 +73,7 @@ class Recorder:
         self._full = False
         self._torn = False
         self._failing = False
+        self._retry_at = 0.0
         self._closing = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
@@ -119,7 +123,7 @@ class Recorder:
     def _write_all(self) -> None:
         while batch := self._next_batch():
             lines = [_line(record) for record in batch]
-            written = self._write(lines)
+            written = self._write(lines) if not self._failing or self._clock() >= self._retry_at else 0
             with self._change:
                 self._held -= sum(len(record[4]) + _OVERHEAD_BYTES for record in batch)
                 self.written += written
@@ -155,6 +159,7 @@ class Recorder:
         if not self._failing:
             log.error("the recording cannot be written: %s; records are dropped", failure.strerror)
         self._failing = True
+        self._retry_at = self._clock() + RETRY_S
         return self._whole_lines(lines, done - self._torn)
 
     def _whole_lines(self, lines: list[bytes], done: int) -> int:
