@@ -228,3 +228,42 @@ PROTOCOL_OF_VERSION: Final[dict[int, ProtocolFlag]] = {
     6: ALL_PROTOCOL,
 }
 """The protocol bits that an MTA speaking a version offers (Postfix, ``milter_protocol``)."""
+
+POSTFIX_MACROS: Final[dict[Step, tuple[str, ...]]] = {
+    Step.CONNECT: ("j", "{daemon_name}", "{daemon_addr}", "v", "_"),
+    Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
+    Step.MAIL: (
+        "i",
+        "{auth_type}",
+        "{auth_authen}",
+        "{auth_author}",
+        "{mail_addr}",
+        "{mail_host}",
+        "{mail_mailer}",
+    ),
+    Step.RCPT: ("i", "{rcpt_addr}", "{rcpt_host}", "{rcpt_mailer}"),
+    Step.DATA: ("i",),
+    Step.HEADER: ("i",),
+    Step.END_OF_HEADERS: ("i",),
+    Step.BODY: ("i",),
+    Step.END_OF_MESSAGE: ("i",),
+}
+"""The macros that Postfix tells before each step by default (``milter_*_macros``)."""
+
+SENDMAIL_MACROS: Final[dict[Step, tuple[str, ...]]] = {
+    Step.CONNECT: ("j", "_", "{daemon_name}", "{if_name}", "{if_addr}"),
+    Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
+    Step.MAIL: (
+        "i",
+        "{auth_type}",
+        "{auth_authen}",
+        "{auth_ssf}",
+        "{auth_author}",
+        "{mail_mailer}",
+        "{mail_host}",
+        "{mail_addr}",
+    ),
+    Step.RCPT: ("{rcpt_mailer}", "{rcpt_host}", "{rcpt_addr}"),
+    Step.END_OF_MESSAGE: ("{msg_id}",),
+}
+"""The macros that Sendmail tells before each step by default (``confMILTER_MACROS_*``)."""

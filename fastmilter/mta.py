@@ -15,7 +15,7 @@ from typing import Final
 
 from fastmilter import codec
 from fastmilter.addresses import Address, SocketAddress, to_bytes
-from fastmilter.constants import STEPS, Family, Step
+from fastmilter.constants import POSTFIX_MACROS, SENDMAIL_MACROS, STEPS, Family, Step
 from fastmilter.errors import ConfigError
 from fastmilter.negotiation import normalise_macro
 from fastmilter.replies import ACCEPT, Verdict, reply
@@ -85,25 +85,7 @@ class Mta:
 
 POSTFIX: Final = Mta(
     name="postfix",
-    macros={
-        Step.CONNECT: ("j", "{daemon_name}", "{daemon_addr}", "v", "_"),
-        Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
-        Step.MAIL: (
-            "i",
-            "{auth_type}",
-            "{auth_authen}",
-            "{auth_author}",
-            "{mail_addr}",
-            "{mail_host}",
-            "{mail_mailer}",
-        ),
-        Step.RCPT: ("i", "{rcpt_addr}", "{rcpt_host}", "{rcpt_mailer}"),
-        Step.DATA: ("i",),
-        Step.HEADER: ("i",),
-        Step.END_OF_HEADERS: ("i",),
-        Step.BODY: ("i",),
-        Step.END_OF_MESSAGE: ("i",),
-    },
+    macros=POSTFIX_MACROS,
     values={
         "j": "mx.example.org",
         "v": "Postfix 3.7.11",
@@ -145,22 +127,7 @@ POSTFIX: Final = Mta(
 
 SENDMAIL: Final = Mta(
     name="sendmail",
-    macros={
-        Step.CONNECT: ("j", "_", "{daemon_name}", "{if_name}", "{if_addr}"),
-        Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
-        Step.MAIL: (
-            "i",
-            "{auth_type}",
-            "{auth_authen}",
-            "{auth_ssf}",
-            "{auth_author}",
-            "{mail_mailer}",
-            "{mail_host}",
-            "{mail_addr}",
-        ),
-        Step.RCPT: ("{rcpt_mailer}", "{rcpt_host}", "{rcpt_addr}"),
-        Step.END_OF_MESSAGE: ("{msg_id}",),
-    },
+    macros=SENDMAIL_MACROS,
     values={
         "j": "mx.example.org",
         "v": "8.17.1.9",

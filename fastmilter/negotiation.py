@@ -22,7 +22,9 @@ from fastmilter.constants import (
     MAX_DATA_BYTES_1M,
     MAX_DATA_BYTES_256K,
     MIN_PROTOCOL_VERSION,
+    POSTFIX_MACROS,
     PROTOCOL_VERSION,
+    SENDMAIL_MACROS,
     STEPS,
     VERSION_1_ACTIONS,
     VERSION_1_PROTOCOL,
@@ -38,24 +40,11 @@ STEP_NUMBERS: Final[dict[Step, int]] = {step: number for number, step in enumera
 """Each step's place in the tuples of an ``Agreement``."""
 
 DEFAULT_MACROS: Final[dict[Step, tuple[str, ...]]] = {
-    Step.CONNECT: ("j", "_", "v", "{daemon_name}", "{daemon_addr}", "{if_name}", "{if_addr}"),
-    Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),
-    Step.MAIL: (
-        "i",
-        "{auth_type}",
-        "{auth_authen}",
-        "{auth_ssf}",
-        "{auth_author}",
-        "{mail_mailer}",
-        "{mail_host}",
-        "{mail_addr}",
-    ),
-    Step.RCPT: ("i", "{rcpt_mailer}", "{rcpt_host}", "{rcpt_addr}"),
-    Step.DATA: ("i",),
-    Step.END_OF_HEADERS: ("i",),
-    Step.END_OF_MESSAGE: ("i", "{msg_id}"),
+    step: tuple(dict.fromkeys(SENDMAIL_MACROS.get(step, ()) + POSTFIX_MACROS[step]))
+    for step, facts in STEPS.items()
+    if facts.macro_stage is not None
 }
-"""What Sendmail (``confMILTER_MACROS_*``) and Postfix (``milter_*_macros``) send by default, together.
+"""What Sendmail and Postfix send by default, together.
 
 A request replaces the MTA's list of a step, so these are asked for along with what the filter wants.
 """
