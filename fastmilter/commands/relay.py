@@ -136,7 +136,12 @@ class _Pair:
 
     def _connected(self) -> None:
         assert self.filter.socket is not None
-        if self.filter.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        code = self.filter.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == errno.ECONNRESET:  # it was connected, and broken off before the loop came to it
+            self.relay.witness.event(self.number, TO_MTA, "reset")
+            self.close(reset=True)
+            return
+        if code:
             self._forget_filter()
             self.connect()
             return
