@@ -90,7 +90,7 @@ def quoted(data: bytes, *, full: bool = False) -> str:
 
     >>> quoted(b'say "a"')
     '"say \\"a\\""'
-    >>> quoted(b"x" * 61)[-17:]
+    >>> quoted(b"x" * 61)[-16:]
     'x"... (61 bytes)'
     """
     shown = safe((data if full else data[:CUT_BYTES]).replace(b"\\", b"\\\\")).replace('"', '\\"')
