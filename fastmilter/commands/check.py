@@ -83,7 +83,7 @@ OPTIONS: Final = (
     Option("message", text, "-", "MESSAGE", "the file with the message; - is standard input", positional=True),
     Option("from", text, "a@example.org", "ADDRESS", "the sender; empty: the null reverse-path of a bounce"),
     Option(
-        "rcpt", _texts, None, "ADDRESS", f"a recipient; may be given several times  (default {_RECIPIENT})", repeat=True
+        "rcpt", _texts, None, "ADDRESS", f"a recipient; may be given several times (default {_RECIPIENT})", repeat=True
     ),
     Option("helo", text, None, "NAME", "the name that the client gives in EHLO (default: the name of the client)"),
     Option(

@@ -226,6 +226,12 @@ def test_macros_at_a_step_that_is_named(server: Server) -> None:
     assert "+X-Told: own=x y=z i=QUEUE" in done.out.splitlines()
 
 
+def test_a_bounce(server: Server) -> None:
+    done = check(server, "--from=", "--json")
+    assert json.loads(done.out)["result"]["sender"] == ""
+    assert "from <>" in check(server, "--from", "").out
+
+
 def test_nothing_in_a_message_reaches_the_terminal(server: Server) -> None:
     done = check(server, given=b"Subject: \x1b]0;evil\x07\xff\xc2\x9b\r\n\r\nbody\r\n")
     assert r"+Subject: [changed] \x1b]0;evil\x07\xff\x9b" in done.out.splitlines()

@@ -330,6 +330,29 @@ def test_a_milter_that_is_not_there(tmp_path: Path) -> None:
     assert "<-- (refused)" in shown.out
 
 
+def test_a_milter_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
+    """On a unix socket a connection is refused with EAGAIN then, where a program that blocks would wait."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(str(tmp_path / "milter.sock"))
+        listener.listen(0)
+        listener.settimeout(PATIENCE_S)
+        tap = stack.enter_context(tapping(tmp_path, f"unix:{tmp_path}/milter.sock"))
+        port = int(re.findall(r":(\d+)@", tap.address)[0])
+        mtas = [stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S)) for _ in range(6)]
+        for number, mta in enumerate(mtas):
+            mta.sendall(b"%d" % number)
+        wait_until(lambda: len(events(tap)) == 6, "all are accepted by the tap")
+        seen = set()
+        for _ in mtas:
+            connection, _ = listener.accept()
+            stack.enter_context(connection)
+            connection.settimeout(PATIENCE_S)
+            seen.add(connection.recv(100))
+        assert seen == {b"%d" % number for number in range(6)}
+        assert set(events(tap)) == {("mta>filter", "open")}
+
+
 def test_it_leaks_nothing(server: Server, tmp_path: Path) -> None:
     with tapping(tmp_path, server.address()) as tap:
         play(tap.address)
