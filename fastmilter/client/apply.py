@@ -123,9 +123,7 @@ class _Play(ABC):
             case codec.AddRecipient(recipient, params):
                 self.add_recipient(Recipient(recipient, Params(map(to_text, params))))
             case codec.DeleteRecipient(recipient):
-                # Both compare letter by letter: B.Case@x is not b.case@x.
-                gone = Address(recipient)
-                self.recipients = [kept for kept in self.recipients if str(kept) != str(gone)]
+                self.delete_recipient(Address(recipient))
             case codec.ChangeSender(sender, params):
                 self.change_sender(Address(sender), Params(map(to_text, params)))
             case codec.ReplaceBody(chunk):
@@ -137,6 +135,10 @@ class _Play(ABC):
     def value(self, value: bytes) -> bytes:
         """Return a value of the filter as it stands behind the colon."""
         return self.space + re.sub(rb"\n(?![ \t])", b"\n" + self.fold, value)
+
+    def delete_recipient(self, gone: Address) -> None:
+        """SMFIR_DELRCPT. Both compare letter by letter: B.Case@x is not b.case@x."""
+        self.recipients = [kept for kept in self.recipients if str(kept) != str(gone)]
 
     def result(self) -> Applied:
         body = self.body if self.new_body is None else crlf(b"".join(self.new_body))
@@ -243,6 +245,11 @@ class _Postfix(_Play):
         if key not in self.added:
             self.added.add(key)
             self.recipients.append(Recipient(recipient.raw, kept))
+
+    def delete_recipient(self, gone: Address) -> None:
+        super().delete_recipient(gone)
+        # It can be added again: a deletion takes it out of the filter for duplicates too.
+        self.added = {(name, params) for name, params in self.added if name != gone.casefold()}
 
     def change_sender(self, sender: Address, params: Params) -> None:
         self.sender = sender

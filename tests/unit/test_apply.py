@@ -300,3 +300,11 @@ def test_a_parsed_message_is_not_folded_anew(policy: object) -> None:
     raw = b"Subject: " + b"long " * 40 + b"\r\nX: a\r\n  b\r\n\r\nbody\r\n"
     parsed = BytesParser(policy=policy).parsebytes(raw)  # type: ignore[call-overload]
     assert message_bytes(parsed) == raw
+
+
+@pytest.mark.parametrize("mta", MTAS)
+def test_a_recipient_can_come_and_go(mta: str) -> None:
+    """Seen on Postfix 3.7.11: what was deleted can be added again, however often."""
+    add, delete = AddRecipient(b"<c@d>"), DeleteRecipient(b"<c@d>")
+    assert applied(mta, delete, add, delete, add).recipients == ("E@F", "c@d")
+    assert applied(mta, delete, add, delete).recipients == ("E@F",)
