@@ -1,7 +1,7 @@
-"""Options of the commands that are no server: one table each, read into values.
+"""Options of the commands: one table each, made into a command line and read into values.
 
-The command line of a command and its rows in docs/commands.md are made from its table of ``Option``. What cannot be
-read is a ``UsageError`` that names the option.
+The rows of docs/commands.md are made from the same tables. What cannot be read is a ``UsageError`` that names the
+option. (The server's table has two more sources, the environment and a file: ``server/settings.py``.)
 """
 
 import argparse

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from fastmilter.commands import EXIT_OK, set_up_logging
+from fastmilter.commands.options import add_options
 from fastmilter.endpoints import EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.plan import build_options, check_servable, describe
@@ -32,19 +33,9 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of the table to the parser of the subcommand."""
-    for option in OPTIONS:
-        default = f" (default {option.default})" if option.default else ""
-        text = (option.help + default).replace("%", "%%")
-        if option.positional:
-            parser.add_argument(option.name, metavar=option.form, nargs="?", help=text)
-        elif option.flag:
-            parser.add_argument(option.switch, dest=option.name, action="store_true", default=None, help=text)
-        else:
-            action = "append" if option.repeat else "store"
-            parser.add_argument(option.switch, dest=option.name, metavar=option.form, action=action, help=text)
+    add_options(parser, OPTIONS, epilog=f"{SIGNALS}\n{parser.epilog}")
     # How fastmilter.serve() ties the server to its own life: a pipe whose other end it holds.
     parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
-    parser.epilog = f"{SIGNALS}\n{parser.epilog}"
 
 
 def run(arguments: argparse.Namespace) -> int:
