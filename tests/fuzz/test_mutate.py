@@ -11,7 +11,6 @@ from tests.fuzz import mutate
 from tests.fuzz.targets import TARGETS
 from tests.support.recordings import Direction
 
-
 ROOT = Path(__file__).parents[2]
 
 
