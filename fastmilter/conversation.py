@@ -44,7 +44,6 @@ from fastmilter.session import (
     HEADER,
     MAIL,
     RCPT,
-    STEP_NAMES,
     Closed,
     Dropped,
     Event,
@@ -124,7 +123,7 @@ class Conversation:
         self._purpose = _Purpose.NOTICE
         self._name = ""  # the callback in work
         self._mark = 0  # how many edits there were before the callback in work
-        self._held: Event | None = None  # an event that waits for the filter object to be made
+        self._held: Event | None = None  # an event that is in work (the offer), or comes next (the end of the message)
         self._todo: list[tuple[_Purpose, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
         self._skipped = 0  # steps answered SKIP in this message, a bit each
         self._interrupted = _Purpose.STEP  # what on_error answers for
@@ -179,27 +178,28 @@ class Conversation:
         purpose, name, arguments = self._todo[-1]
         wanted = name in self.plan.overridden
         if wanted and self.filter is None and not self._unmade:
-            return self._needs_filter(None)
+            return self._make()
         self._todo.pop()
         if wanted and self.filter is not None:
-            self._purpose, self._name = purpose, name
-            if purpose is not _Purpose.ERROR and self.message is not None:
-                self._mark = len(self.message._edits)
-            return getattr(self.filter, name), arguments
+            return self._begin(purpose, name, arguments)
         self._noticed(purpose)
         return None
 
-    def _call(self, name: str, *arguments: Any) -> Call:
-        """Return the call of a step's callback."""
-        self._purpose, self._name = _Purpose.STEP, name
-        message = self.message
-        if message is not None:
-            self._mark = len(message._edits)
+    def _call(self, name: str, *arguments: Any, purpose: _Purpose = _Purpose.STEP) -> Call:
+        """Return the call of a callback, or what must be called before it can be: the filter class."""
+        if self.filter is not None:
+            return self._begin(purpose, name, arguments)
+        self._todo.append((purpose, name, arguments))
+        return self._make()
+
+    def _begin(self, purpose: _Purpose, name: str, arguments: tuple[Any, ...]) -> Call:
+        self._purpose, self._name = purpose, name
+        if self.message is not None and purpose is not _Purpose.ERROR:
+            self._mark = len(self.message._edits)
         return getattr(self.filter, name), arguments
 
-    def _needs_filter(self, event: Event | None) -> Call:
-        """Have the filter object made first; ``event`` comes again then, or what ``_todo`` has."""
-        self._held = event
+    def _make(self) -> Call:
+        """Return the call that makes the filter object; what needs it is the last of ``_todo``."""
         self._purpose, self._name = _Purpose.MAKE, "__init__"
         return self.plan.filter_class, ()
 
@@ -207,11 +207,8 @@ class Conversation:
 
     def _negotiate(self, event: codec.Negotiate) -> Call | None:
         if "on_negotiate" in self.plan.overridden:
-            if self.filter is None:
-                return self._needs_filter(event)
-            self._purpose, self._name = _Purpose.NEGOTIATE, "on_negotiate"
             self._held = event
-            return self.filter.on_negotiate, (Offer.of(event),)
+            return self._call("on_negotiate", Offer.of(event), purpose=_Purpose.NEGOTIATE)
         try:
             self.session.agree(self.plan.agreement(event))
         except FastmilterError as error:
@@ -229,8 +226,6 @@ class Conversation:
             self.session.refuse(error)
 
     def _connect(self, event: codec.Connect) -> Call | None:
-        if "on_connect" in self.plan.overridden and self.filter is None:
-            return self._needs_filter(event)
         connection = self.connection = Connection(self.session, event)
         if "on_connect" in self.plan.overridden:
             return self._call("on_connect", connection.hostname, connection.address)
@@ -240,8 +235,6 @@ class Conversation:
     def _helo(self, event: codec.Helo) -> Call | None:
         self._connected()._helo = event.name
         if "on_helo" in self.plan.overridden:
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call("on_helo", to_text(event.name))
         self._conclude(CONTINUE)
         return None
@@ -257,8 +250,6 @@ class Conversation:
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
         self._skipped = 0
         if "on_mail" in self.plan.overridden:
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call("on_mail", Address(event.sender), Params(map(to_text, event.params)))
         self._conclude(CONTINUE)
         return None
@@ -266,8 +257,6 @@ class Conversation:
     def _rcpt(self, event: codec.RcptTo) -> Call | None:
         session = self.session
         if session.agreement.rejected_recipients and self._refused_by_mta():
-            if self.filter is None:
-                return self._needs_filter(event)
             spared = session.kept is not None
             self._spare()  # whatever the filter says of it, the recipient stays refused
             if spared:
@@ -277,8 +266,6 @@ class Conversation:
             return None
         if self._asks("on_rcpt", RCPT):
             self._recipient = event
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call("on_rcpt", Address(event.recipient), Params(map(to_text, event.params)))
         if session.kept is None or session.kept.kind is VerdictKind.ACCEPT:
             self._in_work()._recipients.append(event)
@@ -306,33 +293,26 @@ class Conversation:
             self._ended(self.session.over)
 
     def _data(self, event: codec.Data) -> Call | None:
-        return self._plain_step(event, "on_data", DATA)
+        return self._plain_step("on_data", DATA)
 
     def _header(self, event: codec.Header) -> Call | None:
+        self._in_work()._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
         if self._asks("on_header", HEADER):
-            if self.filter is None:
-                return self._needs_filter(event)
-            self._in_work()._shown.append(event.name)
             return self._call("on_header", to_text(event.name), to_text(event.value))
-        self._in_work()._shown.append(event.name)  # it counts for the MTA, so it counts for indices
         self._spare()
         return None
 
     def _end_of_headers(self, event: codec.EndOfHeaders) -> Call | None:
-        return self._plain_step(event, "on_end_of_headers", END_OF_HEADERS)
+        return self._plain_step("on_end_of_headers", END_OF_HEADERS)
 
-    def _plain_step(self, event: Event, name: str, step: int) -> Call | None:
+    def _plain_step(self, name: str, step: int) -> Call | None:
         if self._asks(name, step):
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call(name)
         self._spare()
         return None
 
     def _body(self, event: codec.Body) -> Call | None:
         if self._asks("on_body", BODY):
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call("on_body", event.chunk)
         self._spare()
         return None
@@ -342,23 +322,15 @@ class Conversation:
             self._finish(self.session.kept)
             return None
         if event.chunk and self._asks("on_body", BODY):
-            if self.filter is None:
-                return self._needs_filter(event)
-            call = self._call("on_body", event.chunk)
-            self._purpose = _Purpose.LAST_CHUNK
             self._held = codec.EndOfMessage()
-            return call
+            return self._call("on_body", event.chunk, purpose=_Purpose.LAST_CHUNK)
         if "on_end_of_message" in self.plan.overridden:
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call("on_end_of_message")
         self._finish(CONTINUE)
         return None
 
     def _unknown(self, event: codec.Unknown) -> Call | None:
         if "on_unknown" in self.plan.overridden:
-            if self.filter is None:
-                return self._needs_filter(event)
             return self._call("on_unknown", to_text(event.command))
         self._conclude(CONTINUE)
         return None
@@ -439,32 +411,31 @@ class Conversation:
                 self._todo.append((_Purpose.ERROR, "on_error", (Step(self._name.removeprefix("on_")), error)))
                 return
             self._conclude(self.plan.filter_class.error_verdict)
-        elif purpose in (_Purpose.MAKE, _Purpose.NEGOTIATE):
-            self._unmade = self.filter is None
-            self._begin_failed()
+        elif purpose is _Purpose.NEGOTIATE:
+            self._negotiate_failed()
+        elif purpose is _Purpose.MAKE:
+            self._make_failed()
         else:
             self._noticed(purpose)
 
-    def _begin_failed(self) -> None:
-        """Go on without a filter object, or without its wish: the MTA gets its answers all the same."""
-        event = self._held
+    def _negotiate_failed(self) -> None:
+        """Agree on what the class wishes, and refuse what comes: the MTA gets its answers all the same."""
+        self._agree(None)
         verdict = self.plan.filter_class.error_verdict
-        if isinstance(event, codec.Negotiate):
-            self._agree(None)
-            if verdict.kind in ADMISSIBLE[MAIL] and verdict.is_refusal:
-                self.session.kept_for_connection = verdict
-            return
-        self._held = None
-        if event is None:
-            return  # _take_up goes on without it
-        if isinstance(event, codec.EndOfMessage):
-            self._finish(verdict)
-        else:
-            if isinstance(event, codec.Header):
-                self._in_work()._shown.append(event.name)
-            self._name = f"on_{STEP_NAMES[self.session.step]}"
-            self._purpose = _Purpose.STEP
-            self._conclude(verdict)
+        if verdict.kind in ADMISSIBLE[MAIL] and verdict.is_refusal:
+            self.session.kept_for_connection = verdict
+
+    def _make_failed(self) -> None:
+        """Answer in place of the callback that the filter object was to be made for; notices are left out."""
+        self._unmade = True
+        purpose, name, _ = self._todo[-1]
+        if purpose is _Purpose.NEGOTIATE:
+            self._todo.pop()
+            self._negotiate_failed()
+        elif purpose in _ANSWERED:
+            self._todo.pop()
+            self._purpose, self._name = purpose, name
+            self._conclude(self.plan.filter_class.error_verdict)
 
     def _noticed(self, purpose: _Purpose) -> None:
         if purpose is _Purpose.MESSAGE_END:
