@@ -20,16 +20,34 @@ DIRECTIVES = {
     "linetrace": DEBUG,
 }
 
-# The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
-extensions = [
-    Extension(
+# Python files that are compiled as they are: their side files (.pxd) say which names are C.
+COMPILED = ("session", "conversation")
+
+
+def extension(name: str, suffix: str) -> Extension:
+    """Return the compiled module ``name`` of the package."""
+    return Extension(
         f"fastmilter.{name}",
-        [f"fastmilter/{name}.pyx"],
+        [f"fastmilter/{name.replace('.', '/')}.{suffix}"],
         extra_compile_args=["-Wall", "-Wextra", "-O0" if DEBUG else "-O2", *SANITIZE],
         extra_link_args=SANITIZE,
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
     )
-    for name in ("_messages", "_codec")
-]
 
-setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, annotate=DEBUG))
+
+setup(
+    ext_modules=[
+        # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
+        *cythonize(
+            [extension(name, "pyx") for name in ("_messages", "_codec")],
+            compiler_directives=DIRECTIVES,
+            annotate=DEBUG,
+        ),
+        *cythonize(
+            [extension(name, "py") for name in COMPILED],
+            # Annotations are for people and mypy: a subclass of str would not pass where Cython reads "str".
+            compiler_directives={**DIRECTIVES, "annotation_typing": False},
+            annotate=DEBUG,
+        ),
+    ]
+)

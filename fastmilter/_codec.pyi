@@ -89,6 +89,12 @@ class _Decoder:
     def feed(self, data: Buffer) -> None:
         """Take in a piece of the stream, any bytes-like object, of any size; it is copied."""
 
+    def lend(self, view: memoryview, size: int) -> None:
+        """Take in the first ``size`` bytes of a ``memoryview`` without a copy; ``settle`` before they change."""
+
+    def settle(self) -> None:
+        """Keep what is left of what was lent, so that the lender may use the memory again."""
+
     @property
     def max_data(self) -> int:
         """Most bytes of data behind a letter; to be raised when SMFIP_MDS_256K or SMFIP_MDS_1M was agreed."""
@@ -103,13 +109,23 @@ class _Decoder:
     def __next__(self) -> _Command | _Response:
         """The next complete message; stops when there is none, and goes on after more was fed."""
 
+    def next_message(self) -> _Command | _Response | None:
+        """The next complete message, or ``None`` if there is none until more was fed."""
+
 @final
 class CommandDecoder(_Decoder):
-    """Commands, out of what an MTA sends."""
+    """Commands, out of what an MTA sends.
 
-    def __init__(self, max_data: int = 65535) -> None: ...
+    ``macros_of``: the letters of the commands whose macros are wanted, the packets of others are passed over (Postfix
+    sends one before each header field); ``None``: all.
+    """
+
+    def __init__(self, max_data: int = 65535, *, macros_of: bytes | None = None) -> None: ...
     def __next__(self) -> _Command:
         """The next complete message; stops when there is none, and goes on after more was fed."""
+
+    def next_message(self) -> _Command | None:
+        """The next complete message, or ``None`` if there is none until more was fed."""
 
 @final
 class ResponseDecoder(_Decoder):
@@ -118,6 +134,9 @@ class ResponseDecoder(_Decoder):
     def __init__(self, max_data: int = 1052671) -> None: ...
     def __next__(self) -> _Response:
         """The next complete message; stops when there is none, and goes on after more was fed."""
+
+    def next_message(self) -> _Response | None:
+        """The next complete message, or ``None`` if there is none until more was fed."""
 
 def decode_command(payload: Buffer) -> _Command:
     """The command in one packet without its length, that is the letter and the data; at most 1048576 bytes."""

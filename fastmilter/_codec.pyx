@@ -13,6 +13,7 @@ Sources: Sendmail's ``libmilter/comm.c``, ``engine.c``, ``smfi.c``; Postfix's ``
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
@@ -275,17 +276,13 @@ def decode_response(payload):
 
 # --- The decoders -----------------------------------------------------------------------------------------------------
 
+@cython.no_gc  # the only object it holds is a view of memory, which leads nowhere
 cdef class _Decoder:
     """Cuts a stream into messages. Not to be used by two threads at once.
 
-    What is not yet a message lies in ``buffer[start:end]``. There is no buffer when nothing lies there: thousands of idle
-    connections cost nothing here.
+    What is not yet a message lies in ``window[start:end]``, which is memory of its own or, up to ``settle``, what was lent.
+    There is no memory of its own when nothing lies there: thousands of idle connections cost nothing here.
     """
-
-    cdef uint8_t *buffer
-    cdef Py_ssize_t start, end, capacity, limit
-    cdef str error
-    cdef bint command
 
     def __dealloc__(self):
         free(self.buffer)
@@ -309,52 +306,106 @@ cdef class _Decoder:
     def feed(self, data):
         """Take in a piece of the stream, any bytes-like object, of any size; it is copied."""
         cdef Py_buffer view
-        if self.error is not None:
-            raise RemoteProtocolError(self.error)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if view.len:
-                self.make_room(view.len)
-                memcpy(self.buffer + self.end, view.buf, <size_t> view.len)
-                self.end += view.len
+            self.keep(<const uint8_t *> view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
+
+    cdef int keep(self, const uint8_t *data, Py_ssize_t size) except -1:
+        if self.error is not None:
+            raise RemoteProtocolError(self.error)
+        self.settle()
+        if size:
+            self.make_room(size)
+            memcpy(self.buffer + self.end, data, <size_t> size)
+            self.end += size
+        return 0
+
+    cpdef object lend(self, object view, Py_ssize_t size):
+        """Take in the first ``size`` bytes of a ``memoryview`` without a copy; ``settle`` before they change."""
+        cdef Py_buffer *buffer
+        if not PyMemoryView_Check(view):
+            raise TypeError(f"expected a memoryview, got {type(view).__name__}")
+        buffer = PyMemoryView_GET_BUFFER(view)
+        if not 0 <= size <= buffer.len:
+            raise ValueError(f"size is {size}, expected 0 to {buffer.len}")
+        if self.end > self.start or self.error is not None:
+            self.keep(<const uint8_t *> buffer.buf, size)
+            return
+        self.lender = view  # as long as the view lives, its memory stays where it is
+        self.window = <const uint8_t *> buffer.buf
+        self.start = 0
+        self.end = size
+
+    cpdef object settle(self):
+        """Keep what is left of what was lent, so that the lender may use the memory again."""
+        cdef const uint8_t *left
+        cdef Py_ssize_t held
+        if self.lender is None:
+            return
+        left = self.window + self.start
+        held = self.end - self.start
+        self.window = self.buffer
+        self.start = self.end = 0
+        if held:
+            self.make_room(held)
+            memcpy(self.buffer, left, <size_t> held)
+            self.end = held
+            self.lender = None
+        else:
+            self.release()
 
     def __iter__(self):
         return self
 
     def __next__(self):
         """The next complete message; stops when there is none, and goes on after more was fed."""
+        message = self.next_message()
+        if message is None:
+            raise StopIteration
+        return message
+
+    cpdef object next_message(self):
+        """The next complete message, or ``None`` if there is none until more was fed."""
         if self.error is not None:
             raise RemoteProtocolError(self.error)
         try:
-            message = self.next_message()
+            message = self.cut()
         except RemoteProtocolError as error:
             self.error = str(error)
             self.release()
             raise
-        if message is None:
+        if message is None and self.lender is None:
             self.tidy()
-            raise StopIteration
         return message
 
-    cdef object next_message(self):
+    cdef object cut(self):
         """The next message, or None. Length and letter are judged as soon as they are there."""
-        cdef const uint8_t *at = self.buffer + self.start
-        cdef Py_ssize_t held = self.end - self.start
-        cdef Py_ssize_t length
-        if held < LENGTH:
-            return None
-        length = read_u32(at)
-        if not 1 <= length <= self.limit + 1:
-            raise RemoteProtocolError(_bounds.wrong_length(at[:LENGTH], self.limit + 1))
-        if held >= LENGTH + length:
-            message = decode(at + LENGTH, length, self.command, self.limit)
+        cdef const uint8_t *at
+        cdef Py_ssize_t held, length
+        while True:
+            at = self.window + self.start
+            held = self.end - self.start
+            if held < LENGTH:
+                return None
+            length = read_u32(at)
+            if not 1 <= length <= self.limit + 1:
+                raise RemoteProtocolError(_bounds.wrong_length(at[:LENGTH], self.limit + 1))
+            if held < LENGTH + length:
+                break
             self.start += LENGTH + length
-            return message
+            if not self.spared(at + LENGTH, length):
+                return decode(at + LENGTH, length, self.command, self.limit)
         if held >= HEAD and not fits(at[LENGTH], self.command, length - 1, self.limit):
             raise RemoteProtocolError(_bounds.wrong_size(at[LENGTH], self.command, length - 1, self.limit))
         return None
+
+    cdef bint spared(self, const uint8_t *payload, Py_ssize_t size) noexcept:
+        """Whether the packet holds macros that nobody will ask for."""
+        if payload[0] != c"D" or not self.command or not fits(c"D", True, size - 1, self.limit):
+            return False
+        return c"A" <= payload[1] <= c"Z" and not self.macros_of >> (payload[1] - c"A") & 1
 
     cdef int make_room(self, Py_ssize_t size) except -1:
         """Room for ``size`` bytes at ``end``: moves what is held, or doubles, so that each byte is copied a few times at most.
@@ -380,6 +431,7 @@ cdef class _Decoder:
             free(self.buffer)
             self.buffer = larger
             self.capacity = capacity
+        self.window = self.buffer
         self.start = 0
         self.end = held
         return 0
@@ -397,24 +449,40 @@ cdef class _Decoder:
             smaller = <uint8_t *> realloc(self.buffer, <size_t> held)
             if smaller is not NULL:
                 self.buffer = smaller
+                self.window = smaller
                 self.capacity = held
 
     cdef void release(self) noexcept:
         free(self.buffer)
         self.buffer = NULL
+        self.window = NULL
+        self.lender = None
         self.start = self.end = self.capacity = 0
 
 
 @cython.final
+@cython.no_gc
 cdef class CommandDecoder(_Decoder):
-    """Commands, out of what an MTA sends."""
+    """Commands, out of what an MTA sends.
 
-    def __init__(self, max_data=constants.MAX_DATA_BYTES):
+    ``macros_of``: the letters of the commands whose macros are wanted, the packets of others are passed over (Postfix sends
+    one before each header field); ``None``: all.
+    """
+
+    def __init__(self, max_data=constants.MAX_DATA_BYTES, *, macros_of=None):
         self.command = True
         self.max_data = max_data
+        self.macros_of = 0xFFFFFFFF
+        if macros_of is not None:
+            self.macros_of = 0
+            for letter in macros_of:
+                if not c"A" <= letter <= c"Z":
+                    raise ValueError(f"macros_of has {bytes([letter])!r}, expected letters of commands")
+                self.macros_of |= <uint32_t> 1 << (letter - c"A")
 
 
 @cython.final
+@cython.no_gc
 cdef class ResponseDecoder(_Decoder):
     """Responses, out of what a filter sends."""
 

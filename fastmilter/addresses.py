@@ -56,6 +56,14 @@ class Params(tuple[str, ...]):
         return default
 
 
+_NO_PARAMS: Final = Params()
+
+
+def params_of(params: tuple[bytes, ...]) -> Params:
+    """Return the parameters that the MTA sent; nearly always there are few or none."""
+    return Params([to_text(param) for param in params]) if params else _NO_PARAMS
+
+
 class Address(str):
     """A reverse-path or forward-path without angle brackets and source route; ``""`` is the null reverse-path.
 
@@ -108,7 +116,7 @@ class Recipient(Address):
 
     params: Params
 
-    def __new__(cls, raw: bytes, params: Params = Params()) -> "Recipient":  # noqa: B008 - immutable
+    def __new__(cls, raw: bytes, params: Params = _NO_PARAMS) -> "Recipient":
         """Read the path that the MTA sent and keep its parameters."""
         self = super().__new__(cls, raw)
         assert isinstance(self, Recipient)

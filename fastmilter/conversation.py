@@ -20,23 +20,19 @@ answered by ``on_error`` or ``error_verdict``, and its own edits are dropped.
 import inspect
 import reprlib
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import IntEnum, auto
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
 
 from fastmilter import codec
-from fastmilter.addresses import Address, Params, to_text
+from fastmilter.addresses import Address, params_of, to_text
 from fastmilter.constants import Action, Step
 from fastmilter.edits import body_packets, compose, discard
 from fastmilter.errors import FastmilterError
 from fastmilter.filter import Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
 from fastmilter.message import Connection, Message
-from fastmilter.negotiation import Offer, Wish, negotiate
-from fastmilter.plan import Plan
-from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
-from fastmilter.session import (
-    ADMISSIBLE,
+from fastmilter.negotiation import (
     BODY,
     DATA,
     END_OF_HEADERS,
@@ -44,12 +40,13 @@ from fastmilter.session import (
     HEADER,
     MAIL,
     RCPT,
-    Closed,
-    Dropped,
-    Event,
-    OutOfOrder,
-    Session,
+    Offer,
+    Wish,
+    negotiate,
 )
+from fastmilter.plan import Plan
+from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
+from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, OutOfOrder, Session
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """What a driver has to run: a function and its arguments."""
@@ -71,7 +68,7 @@ class Host(Protocol):
         """Send what is in ``session.out`` now."""
 
 
-class _Purpose(Enum):
+class _Purpose(IntEnum):
     """What the call in work is for."""
 
     STEP = auto()
@@ -84,31 +81,16 @@ class _Purpose(Enum):
     CLOSE = auto()  # on_close, after which the filter object is gone
 
 
-_ANSWERED: Final = frozenset({_Purpose.STEP, _Purpose.ERROR, _Purpose.LAST_CHUNK})
-"""What is answered by a verdict."""
+_STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE = _Purpose
+
+
+def _is_answered(purpose: int) -> bool:
+    """Tell whether the call is answered by a verdict."""
+    return purpose <= _LAST_CHUNK
 
 
 class Conversation:
     """One milter connection and, for each SMTP connection on it, one object of the filter class."""
-
-    __slots__ = (
-        "_held",
-        "_host",
-        "_interrupted",
-        "_mark",
-        "_name",
-        "_purpose",
-        "_recipient",
-        "_reused",
-        "_skipped",
-        "_todo",
-        "_unmade",
-        "connection",
-        "filter",
-        "message",
-        "plan",
-        "session",
-    )
 
     def __init__(self, plan: Plan, host: Host) -> None:
         """Begin a connection for the filter class of ``plan``."""
@@ -118,15 +100,17 @@ class Conversation:
         self.connection: Connection | None = None
         self.message: Message[SimpleNamespace] | None = None
         self._host = host
+        self._overridden = plan.overridden
         self._reused = False  # an SMTP connection has ended on this milter connection (QUIT_NC)
         self._unmade = False  # the filter object could not be made: notices are not worth another attempt
-        self._purpose = _Purpose.NOTICE
-        self._name = ""  # the callback in work
+        self._purpose: int = _NOTICE
+        self.callback = ""
+        """The name of the callback in work, or of the last one."""
         self._mark = 0  # how many edits there were before the callback in work
         self._held: Event | None = None  # an event that is in work (the offer), or comes next (the end of the message)
-        self._todo: list[tuple[_Purpose, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
+        self._todo: list[tuple[int, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
         self._skipped = 0  # steps answered SKIP in this message, a bit each
-        self._interrupted = _Purpose.STEP  # what on_error answers for
+        self._interrupted: int = _STEP  # what on_error answers for
         self._recipient: codec.RcptTo | None = None  # the recipient that on_rcpt looks at
 
     def _complain(self, text: str) -> None:
@@ -144,7 +128,7 @@ class Conversation:
 
     def progress(self) -> bool:
         """Tell the MTA that work goes on, if it takes that now; see ``Filter.progress``."""
-        if self._purpose not in _ANSWERED:
+        if not _is_answered(self._purpose):
             return False  # on_close, on_message_end and the like: no reply is due that PROGRESS could come before
         is_postfix = self.connection is not None and self.connection.mta == "postfix"
         written = self.session.progress(is_postfix)
@@ -169,14 +153,51 @@ class Conversation:
                     return None
             else:
                 self._held = None
-            call = _HANDLERS[type(event)](self, event)
+            call = self._take(event)
             if call is not None:
                 return call
+
+    def _take(self, event: Any) -> Call | None:
+        """Return the call that an event asks for, if any. The most frequent ones come first."""
+        kind = type(event)
+        if kind is codec.Header:
+            return self._header(event)
+        if kind is codec.Body:
+            return self._body(event)
+        if kind is codec.RcptTo:
+            return self._rcpt(event)
+        if kind is codec.MailFrom:
+            return self._mail(event)
+        if kind is codec.Data:
+            return self._plain_step("on_data", DATA)
+        if kind is codec.EndOfHeaders:
+            return self._plain_step("on_end_of_headers", END_OF_HEADERS)
+        if kind is codec.EndOfMessage:
+            return self._end_of_message(event)
+        return self._take_for_connection(kind, event)
+
+    def _take_for_connection(self, kind: type, event: Any) -> Call | None:
+        """Return the call that an event asks for which is no step of a message."""
+        if kind is codec.Helo:
+            return self._helo(event)
+        if kind is codec.Connect:
+            return self._connect(event)
+        if kind is codec.Negotiate:
+            return self._negotiate(event)
+        if kind is codec.Unknown:
+            return self._unknown(event)
+        if kind is Closed:
+            return self._closed()
+        if kind is Dropped:
+            self._dropped()
+        else:
+            self._out_of_order(event)
+        return None
 
     def _take_up(self) -> Call | None:
         """Return the next call of ``_todo``, or do what comes in its place if its callback is not overridden."""
         purpose, name, arguments = self._todo[-1]
-        wanted = name in self.plan.overridden
+        wanted = name in self._overridden
         if wanted and self.filter is None and not self._unmade:
             return self._make()
         self._todo.pop()
@@ -185,30 +206,31 @@ class Conversation:
         self._noticed(purpose)
         return None
 
-    def _call(self, name: str, *arguments: Any, purpose: _Purpose = _Purpose.STEP) -> Call:
+    def _call(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> Call:
         """Return the call of a callback, or what must be called before it can be: the filter class."""
         if self.filter is not None:
             return self._begin(purpose, name, arguments)
         self._todo.append((purpose, name, arguments))
         return self._make()
 
-    def _begin(self, purpose: _Purpose, name: str, arguments: tuple[Any, ...]) -> Call:
-        self._purpose, self._name = purpose, name
-        if self.message is not None and purpose is not _Purpose.ERROR:
-            self._mark = len(self.message._edits)
+    def _begin(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> Call:
+        self._purpose, self.callback = purpose, name
+        message = self.message
+        if message is not None and purpose != _ERROR:
+            self._mark = len(message._edits)
         return getattr(self.filter, name), arguments
 
     def _make(self) -> Call:
         """Return the call that makes the filter object; what needs it is the last of ``_todo``."""
-        self._purpose, self._name = _Purpose.MAKE, "__init__"
+        self._purpose, self.callback = _MAKE, "__init__"
         return self.plan.filter_class, ()
 
     # -- events --------------------------------------------------------------------------------------------------
 
     def _negotiate(self, event: codec.Negotiate) -> Call | None:
-        if "on_negotiate" in self.plan.overridden:
+        if "on_negotiate" in self._overridden:
             self._held = event
-            return self._call("on_negotiate", Offer.of(event), purpose=_Purpose.NEGOTIATE)
+            return self._call(_NEGOTIATE, "on_negotiate", (Offer.of(event),))
         try:
             self.session.agree(self.plan.agreement(event))
         except FastmilterError as error:
@@ -227,16 +249,16 @@ class Conversation:
 
     def _connect(self, event: codec.Connect) -> Call | None:
         connection = self.connection = Connection(self.session, event)
-        if "on_connect" in self.plan.overridden:
-            return self._call("on_connect", connection.hostname, connection.address)
-        self._conclude(CONTINUE)
+        if "on_connect" in self._overridden:
+            return self._call(_STEP, "on_connect", (connection.hostname, connection.address))
+        self._go_on()
         return None
 
     def _helo(self, event: codec.Helo) -> Call | None:
         self._connected()._helo = event.name
-        if "on_helo" in self.plan.overridden:
-            return self._call("on_helo", to_text(event.name))
-        self._conclude(CONTINUE)
+        if "on_helo" in self._overridden:
+            return self._call(_STEP, "on_helo", (to_text(event.name),))
+        self._go_on()
         return None
 
     def _connected(self) -> Connection:
@@ -249,9 +271,9 @@ class Conversation:
         session = self.session
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
         self._skipped = 0
-        if "on_mail" in self.plan.overridden:
-            return self._call("on_mail", Address(event.sender), Params(map(to_text, event.params)))
-        self._conclude(CONTINUE)
+        if "on_mail" in self._overridden:
+            return self._call(_STEP, "on_mail", (Address(event.sender), params_of(event.params)))
+        self._go_on()
         return None
 
     def _rcpt(self, event: codec.RcptTo) -> Call | None:
@@ -261,12 +283,12 @@ class Conversation:
             self._spare()  # whatever the filter says of it, the recipient stays refused
             if spared:
                 return None
-            arguments = (Address(event.recipient), Params(map(to_text, event.params)), self.macros.get("rcpt_addr", ""))
-            self._todo.append((_Purpose.NOTICE, "on_rejected_rcpt", arguments))
+            arguments = (Address(event.recipient), params_of(event.params), self.macros.get("rcpt_addr", ""))
+            self._todo.append((_NOTICE, "on_rejected_rcpt", arguments))
             return None
         if self._asks("on_rcpt", RCPT):
             self._recipient = event
-            return self._call("on_rcpt", Address(event.recipient), Params(map(to_text, event.params)))
+            return self._call(_STEP, "on_rcpt", (Address(event.recipient), params_of(event.params)))
         if session.kept is None or session.kept.kind is VerdictKind.ACCEPT:
             self._in_work()._recipients.append(event)
         self._spare()
@@ -279,7 +301,7 @@ class Conversation:
 
     def _asks(self, name: str, step: int) -> bool:
         """Whether the callback of a step of the message is to be called."""
-        return name in self.plan.overridden and self.session.kept is None and not self._skipped >> step & 1
+        return name in self._overridden and self.session.kept is None and not self._skipped >> step & 1
 
     def _in_work(self) -> Message[SimpleNamespace]:
         message = self.message
@@ -292,28 +314,22 @@ class Conversation:
             self._let_go(self.session.over)
             self._ended(self.session.over)
 
-    def _data(self, event: codec.Data) -> Call | None:
-        return self._plain_step("on_data", DATA)
-
     def _header(self, event: codec.Header) -> Call | None:
         self._in_work()._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
         if self._asks("on_header", HEADER):
-            return self._call("on_header", to_text(event.name), to_text(event.value))
+            return self._call(_STEP, "on_header", (to_text(event.name), to_text(event.value)))
         self._spare()
         return None
 
-    def _end_of_headers(self, event: codec.EndOfHeaders) -> Call | None:
-        return self._plain_step("on_end_of_headers", END_OF_HEADERS)
-
     def _plain_step(self, name: str, step: int) -> Call | None:
         if self._asks(name, step):
-            return self._call(name)
+            return self._call(_STEP, name, ())
         self._spare()
         return None
 
     def _body(self, event: codec.Body) -> Call | None:
         if self._asks("on_body", BODY):
-            return self._call("on_body", event.chunk)
+            return self._call(_STEP, "on_body", (event.chunk,))
         self._spare()
         return None
 
@@ -323,30 +339,30 @@ class Conversation:
             return None
         if event.chunk and self._asks("on_body", BODY):
             self._held = codec.EndOfMessage()
-            return self._call("on_body", event.chunk, purpose=_Purpose.LAST_CHUNK)
-        if "on_end_of_message" in self.plan.overridden:
-            return self._call("on_end_of_message")
+            return self._call(_LAST_CHUNK, "on_body", (event.chunk,))
+        if "on_end_of_message" in self._overridden:
+            return self._call(_STEP, "on_end_of_message", ())
         self._finish(CONTINUE)
         return None
 
     def _unknown(self, event: codec.Unknown) -> Call | None:
-        if "on_unknown" in self.plan.overridden:
-            return self._call("on_unknown", to_text(event.command))
-        self._conclude(CONTINUE)
+        if "on_unknown" in self._overridden:
+            return self._call(_STEP, "on_unknown", (to_text(event.command),))
+        self._go_on()
         return None
 
-    def _dropped(self, event: Dropped) -> None:
+    def _dropped(self) -> None:
         self._let_go(None)
         self._ended(None)
-        self._todo.append((_Purpose.NOTICE, "on_abort", ()))  # comes before on_message_end
+        self._todo.append((_NOTICE, "on_abort", ()))  # comes before on_message_end
 
     def _out_of_order(self, event: OutOfOrder) -> None:
         self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
 
-    def _closed(self, event: Closed) -> Call | None:
+    def _closed(self) -> Call | None:
         if self._reused and self.filter is None and self.connection is None:
             return None  # nothing has begun since QUIT_NC
-        self._todo.append((_Purpose.CLOSE, "on_close", ()))
+        self._todo.append((_CLOSE, "on_close", ()))
         return None
 
     # -- outcomes ------------------------------------------------------------------------------------------------
@@ -354,30 +370,30 @@ class Conversation:
     def returned(self, result: Any) -> None:
         """Take what the call returned."""
         purpose = self._purpose
-        if purpose is _Purpose.STEP:
-            if result is None:
-                self._conclude(CONTINUE)
+        if purpose == _STEP:
+            if result is None or result is CONTINUE:
+                self._go_on()
             elif isinstance(result, Verdict):
                 self._conclude(result)
             else:
                 self._refuse_result(result)
-        elif purpose is _Purpose.ERROR:
+        elif purpose == _ERROR:
             if result is not None and not isinstance(result, Verdict):
                 self._refuse_result(result)
                 return
             self._purpose = self._interrupted
             # An on_error that only writes a log must not let unfiltered mail through.
             self._conclude(result if isinstance(result, Verdict) else self.plan.filter_class.error_verdict)
-        elif purpose is _Purpose.LAST_CHUNK:
+        elif purpose == _LAST_CHUNK:
             if result is None or isinstance(result, Verdict):
                 self._conclude(result or CONTINUE)
             else:
                 self._refuse_result(result)
-        elif purpose is _Purpose.MAKE:
+        elif purpose == _MAKE:
             self.filter = result
             self._unmade = False
             result._fastmilter = self
-        elif purpose is _Purpose.NEGOTIATE:
+        elif purpose == _NEGOTIATE:
             if result is None or isinstance(result, Wish):
                 self._agree(result)
             else:
@@ -392,28 +408,28 @@ class Conversation:
             if inspect.iscoroutine(result):
                 result.close()
         shown = reprlib.repr(result)  # short, and safe if the object's own repr raises
-        self.failed(TypeError(f"{self._name} returned {shown}, which is neither a verdict nor None{hint}"))
+        self.failed(TypeError(f"{self.callback} returned {shown}, which is neither a verdict nor None{hint}"))
 
     def failed(self, error: BaseException) -> None:
         """Take what the call raised."""
         purpose = self._purpose
-        if isinstance(error, Answer) and purpose in _ANSWERED:
+        if isinstance(error, Answer) and _is_answered(purpose):
             self.returned(error.verdict)
             return
-        self._host.callback_failed(self, self._name, error)
+        self._host.callback_failed(self, self.callback, error)
         if self.message is not None and not self.message._sealed:
             self.message._roll_back(self._mark)
-        if purpose in _ANSWERED:
-            if purpose is _Purpose.ERROR:
+        if _is_answered(purpose):
+            if purpose == _ERROR:
                 self._purpose = self._interrupted
-            elif "on_error" in self.plan.overridden:
+            elif "on_error" in self._overridden:
                 self._interrupted = purpose
-                self._todo.append((_Purpose.ERROR, "on_error", (Step(self._name.removeprefix("on_")), error)))
+                self._todo.append((_ERROR, "on_error", (Step(self.callback.removeprefix("on_")), error)))
                 return
             self._conclude(self.plan.filter_class.error_verdict)
-        elif purpose is _Purpose.NEGOTIATE:
+        elif purpose == _NEGOTIATE:
             self._negotiate_failed()
-        elif purpose is _Purpose.MAKE:
+        elif purpose == _MAKE:
             self._make_failed()
         else:
             self._noticed(purpose)
@@ -429,18 +445,18 @@ class Conversation:
         """Answer in place of the callback that the filter object was to be made for; notices are left out."""
         self._unmade = True
         purpose, name, _ = self._todo[-1]
-        if purpose is _Purpose.NEGOTIATE:
+        if purpose == _NEGOTIATE:
             self._todo.pop()
             self._negotiate_failed()
-        elif purpose in _ANSWERED:
+        elif _is_answered(purpose):
             self._todo.pop()
-            self._purpose, self._name = purpose, name
+            self._purpose, self.callback = purpose, name
             self._conclude(self.plan.filter_class.error_verdict)
 
-    def _noticed(self, purpose: _Purpose) -> None:
-        if purpose is _Purpose.MESSAGE_END:
+    def _noticed(self, purpose: int) -> None:
+        if purpose == _MESSAGE_END:
             self.message = None
-        elif purpose is _Purpose.CLOSE:
+        elif purpose == _CLOSE:
             if self.filter is not None:
                 self.filter._fastmilter = None  # else the two would wait for the garbage collector
                 self.filter = None
@@ -448,13 +464,23 @@ class Conversation:
             self._reused = True
             self._unmade = False
 
+    def _go_on(self) -> None:
+        """Answer the step in work with CONTINUE: what ``_conclude`` comes to in nearly every case."""
+        step = self.session.step
+        if step == END_OF_MESSAGE:
+            self._conclude_end(CONTINUE)
+        else:
+            if step == RCPT:
+                self._conclude_rcpt(CONTINUE)
+            self.session.answer(CONTINUE)
+
     def _conclude(self, verdict: Verdict) -> None:
         """Answer the step in work with ``verdict``."""
         session = self.session
         step = session.step
         kind = verdict.kind
         if kind not in ADMISSIBLE[step]:
-            self._complain(f"{self._name} gave the verdict {kind}, which is not possible there: answered tempfail")
+            self._complain(f"{self.callback} gave the verdict {kind}, which is not possible there: answered tempfail")
             verdict, kind = TEMPFAIL, TEMPFAIL.kind
         if step == END_OF_MESSAGE:
             self._conclude_end(verdict)
@@ -470,7 +496,7 @@ class Conversation:
             self._ended(verdict)
 
     def _conclude_end(self, verdict: Verdict) -> None:
-        if self._purpose is _Purpose.LAST_CHUNK:
+        if self._purpose == _LAST_CHUNK:
             if verdict.kind in (VerdictKind.CONTINUE, VerdictKind.SKIP):
                 return  # the end of the message itself is held, and comes next
             self._held = None
@@ -500,7 +526,7 @@ class Conversation:
         message._seal()
         if verdict is not None:
             self._host.messages += 1
-        self._todo.append((_Purpose.MESSAGE_END, "on_message_end", (verdict,)))
+        self._todo.append((_MESSAGE_END, "on_message_end", (verdict,)))
 
     def _finish(self, verdict: Verdict) -> None:
         """Answer the end of the message."""
@@ -530,21 +556,3 @@ class Conversation:
                 packets = body_packets(composed.body, session.agreement.max_data, foot)
                 session.finish(verdict, composed.head, packets)
         self._ended(verdict)
-
-
-_HANDLERS: Final[dict[type, Callable[[Any, Any], Call | None]]] = {
-    codec.Negotiate: Conversation._negotiate,
-    codec.Connect: Conversation._connect,
-    codec.Helo: Conversation._helo,
-    codec.MailFrom: Conversation._mail,
-    codec.RcptTo: Conversation._rcpt,
-    codec.Data: Conversation._data,
-    codec.Header: Conversation._header,
-    codec.EndOfHeaders: Conversation._end_of_headers,
-    codec.Body: Conversation._body,
-    codec.EndOfMessage: Conversation._end_of_message,
-    codec.Unknown: Conversation._unknown,
-    Dropped: Conversation._dropped,
-    OutOfOrder: Conversation._out_of_order,
-    Closed: Conversation._closed,
-}

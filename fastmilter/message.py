@@ -15,6 +15,7 @@ from fastmilter.addresses import (
     Recipient,
     SocketAddress,
     params_argument,
+    params_of,
     path_argument,
     to_bytes,
     to_text,
@@ -153,12 +154,12 @@ class Message(Generic[S]):
     @property
     def sender_params(self) -> Params:
         """The ESMTP parameters of MAIL."""
-        return Params(map(to_text, self._sender.params))
+        return params_of(self._sender.params)
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
         """The recipients that neither the filter nor the MTA refused so far."""
-        return tuple(Recipient(rcpt.recipient, Params(map(to_text, rcpt.params))) for rcpt in self._recipients)
+        return tuple(Recipient(rcpt.recipient, params_of(rcpt.params)) for rcpt in self._recipients)
 
     @property
     def macros(self) -> Macros:

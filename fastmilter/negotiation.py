@@ -39,6 +39,8 @@ NO_ACTIONS: Final = Action(0)
 STEP_NUMBERS: Final[dict[Step, int]] = {step: number for number, step in enumerate(STEPS)}
 """Each step's place in the tuples of an ``Agreement``."""
 
+CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN = STEP_NUMBERS.values()
+
 DEFAULT_MACROS: Final[dict[Step, tuple[str, ...]]] = {
     step: tuple(dict.fromkeys(SENDMAIL_MACROS.get(step, ()) + POSTFIX_MACROS[step]))
     for step, facts in STEPS.items()

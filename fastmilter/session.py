@@ -20,20 +20,35 @@ Sources: ``libmilter/engine.c`` (the table of states, sendreply), Postfix ``src/
 ``sendmail/milter.c``.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from fastmilter import codec
 from fastmilter.constants import STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
-from fastmilter.negotiation import STEP_NUMBERS, Agreement
+from fastmilter.negotiation import (
+    BODY,
+    CONNECT,
+    DATA,
+    END_OF_HEADERS,
+    END_OF_MESSAGE,
+    HEADER,
+    HELO,
+    MAIL,
+    RCPT,
+    UNKNOWN,
+    Agreement,
+)
 from fastmilter.replies import CONTINUE, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
 
-CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN = STEP_NUMBERS.values()
+_HELO_STAGE: Final = STAGE_OF_LETTER[b"H"]
+_MAIL_STAGE: Final = STAGE_OF_LETTER[b"M"]
+_RCPT_STAGE: Final = STAGE_OF_LETTER[b"R"]
+_DATA_STAGE: Final = STAGE_OF_LETTER[b"T"]
 
-_HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE = (STAGE_OF_LETTER[letter] for letter in (b"H", b"M", b"R", b"T"))
+_MACROS_KEPT: Final = b"".join(STAGE_OF_LETTER)
 
 STEP_NAMES: Final[tuple[Step, ...]] = tuple(STEPS)
 """The step of each number."""
@@ -67,6 +82,9 @@ class Phase(IntEnum):
     CONNECTED = 3
     """The SMTP client is known."""
     CLOSED = 4
+
+
+_NEW, _NEGOTIATING, _OPEN, _CONNECTED, _CLOSED = Phase
 
 
 class Dropped:
@@ -116,32 +134,12 @@ Event = (
 class Session:
     """One milter connection, seen from the filter."""
 
-    __slots__ = (
-        "_carried",
-        "_decoder",
-        "_delivered",
-        "_eof",
-        "_pushed",
-        "agreement",
-        "drain",
-        "error",
-        "in_message",
-        "kept",
-        "kept_for_connection",
-        "out",
-        "over",
-        "phase",
-        "stages",
-        "step",
-        "tail",
-    )
-
     agreement: Agreement
     """What was agreed; only after the negotiation."""
 
     def __init__(self) -> None:
         """Begin a connection."""
-        self.phase = Phase.NEW
+        self.phase = _NEW
         self.stages: Stages = NO_STAGES
         self.out: list[bytes] = []
         """What is to be sent, in order."""
@@ -163,9 +161,10 @@ class Session:
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
         self._delivered = False  # self.over has been told to the MTA
-        self._decoder = codec.CommandDecoder()
+        self._decoder = codec.CommandDecoder(macros_of=_MACROS_KEPT)
         self._pushed: codec.Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
         self._eof = False
+        self._replies: tuple[bool, ...] = ()  # of the agreement; empty before it
 
     # -- bytes in ------------------------------------------------------------------------------------------------
 
@@ -194,11 +193,20 @@ class Session:
         unseen = self.agreement.protocol
         return bool(unseen & ProtocolFlag.NO_DATA) and (self.step != MAIL or bool(unseen & ProtocolFlag.NO_RCPT))
 
+    def receive_lent(self, view: memoryview, size: int) -> None:
+        """Take the first ``size`` bytes of ``view`` without a copy; ``settle`` before they change."""
+        if not self._eof:
+            self._decoder.lend(view, size)
+
+    def settle(self) -> None:
+        """Keep what is left of what was lent."""
+        self._decoder.settle()
+
     # -- events out ----------------------------------------------------------------------------------------------
 
     def next_event(self) -> Event | None:
         """Return the next event, or ``None`` if there is none until more is received (or ``tail`` is sent)."""
-        while self.tail is None and self.phase is not Phase.CLOSED:
+        while self.tail is None and self.phase is not _CLOSED:
             message = self._pushed
             if message is not None:
                 self._pushed = None
@@ -206,17 +214,60 @@ class Session:
                 return self._end_of_stream()
             else:
                 try:
-                    message = next(self._decoder, None)
+                    message = self._decoder.next_message()
                 except RemoteProtocolError as error:
                     return self._fail(error)
                 if message is None:
                     return self._end_of_stream() if self._eof else None
-            handler = _HANDLERS[type(message)]
-            if self.phase < Phase.OPEN and handler is not Session._negotiate and handler is not Session._quit:
-                return self._fail(RemoteProtocolError(f"{type(message).__name__} came before the negotiation"))
-            event = handler(self, message)
+            event = self._take(message)
             if event is not None:
                 return event
+        return None
+
+    def _take(self, message: Any) -> Event | None:
+        """Take up one message: the event that it is, or ``None``. The most frequent ones come first."""
+        kind = type(message)
+        if not self._replies and kind is not codec.Negotiate and kind is not codec.Quit:
+            return self._fail(RemoteProtocolError(f"{kind.__name__} came before the negotiation"))
+        if kind is codec.Header:
+            return self._message_step(HEADER, message)
+        if kind is codec.Macros:
+            self.stages = stored(self.stages, message)
+            return None
+        if kind is codec.Body:
+            return self._message_step(BODY, message)
+        if kind is codec.RcptTo:
+            clear(self.stages, _DATA_STAGE)
+            return self._envelope_step(RCPT, message)
+        if kind is codec.MailFrom:
+            return self._mail(message)
+        if kind is codec.Data:
+            return self._envelope_step(DATA, message)
+        if kind is codec.EndOfHeaders:
+            return self._message_step(END_OF_HEADERS, message)
+        if kind is codec.EndOfMessage:
+            # Data that comes with the end (no MTA in use sends any) is a last piece of the body: the caller shows it
+            # before the end, and one reply answers both.
+            return self._message_step(END_OF_MESSAGE, message)
+        if kind is codec.Abort:
+            return self._abort()
+        return self._take_for_connection(kind, message)
+
+    def _take_for_connection(self, kind: type, message: Any) -> Event | None:
+        """Take up what does not belong to a message."""
+        if kind is codec.Helo:
+            return self._helo(message)
+        if kind is codec.Connect:
+            return self._connect(message)
+        if kind is codec.Quit:
+            return self._quit(message)
+        if kind is codec.Negotiate:
+            return self._negotiate(message)
+        if kind is codec.Unknown:
+            return self._unknown(message)
+        if kind is codec.QuitNewConnection:
+            return self._quit_new_connection(message)
+        self._begin_again()
         return None
 
     def _fail(self, error: FastmilterError) -> Event:
@@ -227,7 +278,7 @@ class Session:
     def _end_of_stream(self) -> Event:
         if self.in_message:
             return self._drop()  # the caller comes back for CLOSED
-        self.phase = Phase.CLOSED
+        self.phase = _CLOSED
         return CLOSED
 
     def _drop(self) -> Event:
@@ -236,15 +287,16 @@ class Session:
         return DROPPED
 
     def _negotiate(self, message: codec.Negotiate) -> Event:
-        if self.phase is not Phase.NEW:
+        if self.phase is not _NEW:
             return self._fail(RemoteProtocolError("the MTA negotiated a second time"))
-        self.phase = Phase.NEGOTIATING
+        self.phase = _NEGOTIATING
         return message
 
     def agree(self, agreement: Agreement) -> None:
         """Answer the offer with ``agreement``."""
         self.agreement = agreement
-        self.phase = Phase.OPEN
+        self._replies = agreement.replies
+        self.phase = _OPEN
         self._decoder.max_data = agreement.max_data
         self.out.append(agreement.packet)
 
@@ -253,15 +305,12 @@ class Session:
         self.error = error
         self._eof = True
 
-    def _macros(self, message: codec.Macros) -> None:
-        self.stages = stored(self.stages, message)
-
     def _connect(self, message: codec.Connect) -> Event | None:
         if self.stages is not NO_STAGES:
             self.stages = cleared(self.stages, _HELO_STAGE)
-        if self.phase is not Phase.OPEN or self.in_message:
+        if self.phase is not _OPEN or self.in_message:
             return self._out_of_order(CONNECT)
-        self.phase = Phase.CONNECTED
+        self.phase = _CONNECTED
         self.step = CONNECT
         return message
 
@@ -287,7 +336,7 @@ class Session:
         self._carried = False
         self.over = None
         refused = self.kept_for_connection
-        if self.drain and self.agreement.replies[MAIL] and (refused is None or not refused.is_refusal):
+        if self.drain and self._replies[MAIL] and (refused is None or not refused.is_refusal):
             refused = LEAVING
         if refused is not None:
             self.over = refused
@@ -297,15 +346,8 @@ class Session:
         self.in_message = True
         return message
 
-    def _rcpt(self, message: codec.RcptTo) -> Event | None:
-        clear(self.stages, _DATA_STAGE)
-        return self._envelope_step(RCPT, message)
-
-    def _data(self, message: codec.Data) -> Event | None:
-        return self._envelope_step(DATA, message)
-
     def _envelope_step(self, step: int, message: Event) -> Event | None:
-        if self.in_message and self.drain > 1 and self.agreement.replies[step]:
+        if self.in_message and self.drain > 1 and self._replies[step]:
             self.out.append(LEAVING.packet)  # the MTA ends the SMTP session and drops the message itself
             return None
         return self._message_step(step, message)
@@ -319,20 +361,6 @@ class Session:
         self._answer_over(step)
         return None
 
-    def _header(self, message: codec.Header) -> Event | None:
-        return self._message_step(HEADER, message)
-
-    def _end_of_headers(self, message: codec.EndOfHeaders) -> Event | None:
-        return self._message_step(END_OF_HEADERS, message)
-
-    def _body(self, message: codec.Body) -> Event | None:
-        return self._message_step(BODY, message)
-
-    def _end_of_message(self, message: codec.EndOfMessage) -> Event | None:
-        # Data that comes with the end (no MTA in use sends any) is a last piece of the body: the caller shows it
-        # before the end, and one reply answers both.
-        return self._message_step(END_OF_MESSAGE, message)
-
     def _unknown(self, message: codec.Unknown) -> Event | None:
         self.step = UNKNOWN
         if self.kept_for_connection is not None:
@@ -340,7 +368,7 @@ class Session:
             return None
         return message
 
-    def _abort(self, message: codec.Abort) -> Event | None:
+    def _abort(self) -> Event | None:
         if self.in_message:
             return self._drop()
         self.over = None
@@ -350,7 +378,7 @@ class Session:
         if self.in_message:
             self._pushed = message
             return self._drop()
-        self.phase = Phase.CLOSED
+        self.phase = _CLOSED
         return CLOSED
 
     def _quit_new_connection(self, message: codec.QuitNewConnection) -> Event:
@@ -360,8 +388,8 @@ class Session:
         self._pushed = _BEGIN_AGAIN  # after CLOSED: until then the connection is readable
         return CLOSED
 
-    def _begin_again(self, message: "_BeginAgain") -> None:
-        self.phase = Phase.OPEN
+    def _begin_again(self) -> None:
+        self.phase = _OPEN
         self.stages = NO_STAGES
         self.kept_for_connection = None
         self.over = None
@@ -369,13 +397,13 @@ class Session:
     # -- steps that the filter does not see ----------------------------------------------------------------------
 
     def _out_of_order(self, step: int) -> Event:
-        if self.agreement.replies[step]:
+        if self._replies[step]:
             self.out.append(TEMPFAIL.packet)
         return OutOfOrder(STEP_NAMES[step])
 
     def _answer_over(self, step: int) -> None:
         """Answer a step of a message whose verdict is known."""
-        if not self.agreement.replies[step]:
+        if not self._replies[step]:
             return
         over = self.over
         assert over is not None
@@ -389,7 +417,7 @@ class Session:
     def _deliver_for_connection(self, step: int) -> None:
         verdict = self.kept_for_connection
         assert verdict is not None
-        if self.agreement.replies[step]:
+        if self._replies[step]:
             self.out.append((verdict if verdict.kind in ADMISSIBLE[step] else CONTINUE).packet)
 
     # -- verdicts in ---------------------------------------------------------------------------------------------
@@ -397,14 +425,14 @@ class Session:
     @property
     def reply_due(self) -> bool:
         """Whether the step in work gets a reply."""
-        return self.agreement.replies[self.step]
+        return self._replies[self.step]
 
     def answer(self, verdict: Verdict) -> bool:
         """Take the verdict of the step in work, which must be admissible; return whether it ended the message.
 
         Where no reply is due the verdict is kept. The end of the message is answered by ``finish``.
         """
-        if self.agreement.replies[self.step]:
+        if self._replies[self.step]:
             return self._deliver(verdict)
         if verdict is not CONTINUE and verdict.kind not in (VerdictKind.CONTINUE, VerdictKind.SKIP):
             self._keep(verdict)
@@ -421,22 +449,25 @@ class Session:
         """Keep ``verdict`` for the end of the message, and go on until then."""
         self.kept = verdict
         self._carried = True
-        if self.agreement.replies[self.step]:
-            self.out.append(CONTINUE.packet)
+        if self._replies[self.step]:
+            self.out.append(_CONTINUE_PACKET)
 
     def spare(self) -> bool:
         """Answer the step in work without asking the filter; return whether that ended the message.
 
         The kept verdict is delivered if its place is here; otherwise the session goes on.
         """
-        if not self.agreement.replies[self.step]:
+        if not self._replies[self.step]:
             return False
         if self.kept is None or self._carried or self.step == UNKNOWN:
-            self.out.append(CONTINUE.packet)
+            self.out.append(_CONTINUE_PACKET)
             return False
         return self._deliver(self.kept)
 
     def _deliver(self, verdict: Verdict) -> bool:
+        if verdict is CONTINUE:
+            self.out.append(_CONTINUE_PACKET)
+            return False
         step = self.step
         kind = verdict.kind
         if kind is VerdictKind.SKIP:
@@ -479,7 +510,7 @@ class Session:
         Postfix takes it at every answered step; Sendmail drops the filter if it comes before another answer.
         Returns whether one is written, now or before.
         """
-        replies = self.agreement.replies
+        replies = self._replies
         step = self.step
         if step == END_OF_MESSAGE or (mta_is_postfix and replies[step]):
             allowed = True
@@ -493,22 +524,4 @@ class Session:
 
 
 _PROGRESS: Final = codec.encode(codec.Progress())
-
-_HANDLERS: Final[dict[type, Callable[..., Event | None]]] = {
-    codec.Negotiate: Session._negotiate,
-    codec.Macros: Session._macros,
-    codec.Connect: Session._connect,
-    codec.Helo: Session._helo,
-    codec.MailFrom: Session._mail,
-    codec.RcptTo: Session._rcpt,
-    codec.Data: Session._data,
-    codec.Header: Session._header,
-    codec.EndOfHeaders: Session._end_of_headers,
-    codec.Body: Session._body,
-    codec.EndOfMessage: Session._end_of_message,
-    codec.Unknown: Session._unknown,
-    codec.Abort: Session._abort,
-    codec.Quit: Session._quit,
-    codec.QuitNewConnection: Session._quit_new_connection,
-    _BeginAgain: Session._begin_again,
-}
+_CONTINUE_PACKET: Final = CONTINUE.packet

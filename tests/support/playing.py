@@ -141,7 +141,7 @@ class Mta:
         conversation = self.conversation
         while (call := conversation.next_call()) is not None:
             function, arguments = call
-            self.calls.append((conversation._name, *arguments))
+            self.calls.append((conversation.callback, *arguments))
             try:
                 result = function(*arguments)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code

@@ -332,7 +332,7 @@ def test_macros_live_as_long_as_in_libmilter() -> None:
     seen: dict[str, list[Any]] = {}
 
     def note(self: Any, *arguments: Any) -> None:
-        seen.setdefault(self._fastmilter._name, []).append({name: self.macros.get(name) for name in "jhmrte"})
+        seen.setdefault(self._fastmilter.callback, []).append({name: self.macros.get(name) for name in "jhmrte"})
 
     def macros(letter: bytes, name: bytes, value: bytes) -> codec.Macros:
         return codec.Macros(letter, ((name, value),))
@@ -375,7 +375,7 @@ def test_progress(macros: codec.Macros, postfix: bool) -> None:
     sent: list[tuple[str, bool]] = []
 
     def work(self: Any, *arguments: Any) -> None:
-        sent.append((self._fastmilter._name, self.progress()))
+        sent.append((self._fastmilter.callback, self.progress()))
 
     names = [
         "on_negotiate",

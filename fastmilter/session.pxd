@@ -1,0 +1,59 @@
+# The types that make the compiled session fast; what the code means stands in session.py alone.
+
+from fastmilter._codec cimport CommandDecoder
+
+cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
+cdef int _HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE
+cdef object _NEW, _NEGOTIATING, _OPEN, _CONNECTED, _CLOSED
+
+
+cdef class Session:
+    cdef readonly object agreement
+    cdef readonly object phase
+    cdef readonly object stages
+    cdef readonly list out
+    cdef public object tail
+    cdef readonly object error
+    cdef readonly int step
+    cdef readonly bint in_message
+    cdef readonly object over
+    cdef readonly object kept
+    cdef public object kept_for_connection
+    cdef public int drain
+    cdef bint _carried
+    cdef bint _delivered
+    cdef bint _eof
+    cdef CommandDecoder _decoder
+    cdef object _pushed
+    cdef tuple _replies
+
+    cpdef object receive(self, data)
+    cpdef object receive_lent(self, view, Py_ssize_t size)
+    cpdef object settle(self)
+    cpdef object next_event(self)
+    cdef object _take(self, message)
+    cdef object _take_for_connection(self, kind, message)
+    cdef object _fail(self, error)
+    cdef object _end_of_stream(self)
+    cdef object _drop(self)
+    cdef object _negotiate(self, message)
+    cdef object _connect(self, message)
+    cdef object _helo(self, message)
+    cdef object _mail(self, message)
+    cdef object _envelope_step(self, int step, message)
+    cdef object _message_step(self, int step, message)
+    cdef object _unknown(self, message)
+    cdef object _abort(self)
+    cdef object _quit(self, message)
+    cdef object _quit_new_connection(self, message)
+    cdef object _begin_again(self)
+    cdef object _out_of_order(self, int step)
+    cdef object _answer_over(self, int step)
+    cdef object _deliver_for_connection(self, int step)
+    cpdef bint answer(self, verdict) except -1
+    cdef object _keep(self, verdict)
+    cpdef object carry(self, verdict)
+    cpdef bint spare(self) except -1
+    cdef bint _deliver(self, verdict) except -1
+    cdef object _end(self, verdict)
+    cpdef object finish(self, verdict, edits=*, tail=*)
