@@ -21,7 +21,7 @@ DIRECTIVES = {
 }
 
 # Python files that are compiled as they are: their side files (.pxd) say which names are C.
-COMPILED = ("session", "conversation")
+COMPILED = ("addresses", "macros", "edits", "message", "filter", "session", "conversation")
 
 
 def extension(name: str, suffix: str) -> Extension:

@@ -1,5 +1,8 @@
 # The types that make the compiled conversation fast; what the code means stands in conversation.py alone.
 
+from fastmilter._messages cimport Body, Header
+from fastmilter.addresses cimport params_of, to_text
+from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
 
 cdef int BODY, DATA, END_OF_HEADERS, END_OF_MESSAGE, HEADER, MAIL, RCPT
@@ -11,8 +14,8 @@ cdef class Conversation:
     cdef readonly object plan
     cdef readonly Session session
     cdef readonly object filter
-    cdef readonly object connection
-    cdef readonly object message
+    cdef readonly Connection connection
+    cdef readonly EditableMessage message
     cdef object _host
     cdef object _overridden
     cdef bint _reused
@@ -38,12 +41,12 @@ cdef class Conversation:
     cdef object _agree(self, wish)
     cdef object _connect(self, event)
     cdef object _helo(self, event)
-    cdef object _connected(self)
+    cdef Connection _connected(self)
     cdef object _mail(self, event)
     cdef object _rcpt(self, event)
     cdef bint _refused_by_mta(self) except -1
     cdef bint _asks(self, str name, int step) except -1
-    cdef object _in_work(self)
+    cdef EditableMessage _in_work(self)
     cdef object _spare(self)
     cdef object _header(self, event)
     cdef object _plain_step(self, str name, int step)

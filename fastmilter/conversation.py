@@ -22,9 +22,21 @@ import reprlib
 from collections.abc import Callable
 from enum import IntEnum, auto
 from types import SimpleNamespace
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from fastmilter import codec
+from fastmilter._messages import (
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    EndOfMessage,
+    Header,
+    Helo,
+    MailFrom,
+    Negotiate,
+    RcptTo,
+    Unknown,
+)
 from fastmilter.addresses import Address, params_of, to_text
 from fastmilter.constants import Action, Step
 from fastmilter.edits import body_packets, compose, discard
@@ -111,7 +123,7 @@ class Conversation:
         self._todo: list[tuple[int, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
         self._skipped = 0  # steps answered SKIP in this message, a bit each
         self._interrupted: int = _STEP  # what on_error answers for
-        self._recipient: codec.RcptTo | None = None  # the recipient that on_rcpt looks at
+        self._recipient: RcptTo | None = None  # the recipient that on_rcpt looks at
 
     def _complain(self, text: str) -> None:
         self._host.complain(self, text)
@@ -160,31 +172,31 @@ class Conversation:
     def _take(self, event: Any) -> Call | None:
         """Return the call that an event asks for, if any. The most frequent ones come first."""
         kind = type(event)
-        if kind is codec.Header:
+        if kind is Header:
             return self._header(event)
-        if kind is codec.Body:
+        if kind is Body:
             return self._body(event)
-        if kind is codec.RcptTo:
+        if kind is RcptTo:
             return self._rcpt(event)
-        if kind is codec.MailFrom:
+        if kind is MailFrom:
             return self._mail(event)
-        if kind is codec.Data:
+        if kind is Data:
             return self._plain_step("on_data", DATA)
-        if kind is codec.EndOfHeaders:
+        if kind is EndOfHeaders:
             return self._plain_step("on_end_of_headers", END_OF_HEADERS)
-        if kind is codec.EndOfMessage:
+        if kind is EndOfMessage:
             return self._end_of_message(event)
         return self._take_for_connection(kind, event)
 
     def _take_for_connection(self, kind: type, event: Any) -> Call | None:
         """Return the call that an event asks for which is no step of a message."""
-        if kind is codec.Helo:
+        if kind is Helo:
             return self._helo(event)
-        if kind is codec.Connect:
+        if kind is Connect:
             return self._connect(event)
-        if kind is codec.Negotiate:
+        if kind is Negotiate:
             return self._negotiate(event)
-        if kind is codec.Unknown:
+        if kind is Unknown:
             return self._unknown(event)
         if kind is Closed:
             return self._closed()
@@ -227,7 +239,7 @@ class Conversation:
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def _negotiate(self, event: codec.Negotiate) -> Call | None:
+    def _negotiate(self, event: Negotiate) -> Call | None:
         if "on_negotiate" in self._overridden:
             self._held = event
             return self._call(_NEGOTIATE, "on_negotiate", (Offer.of(event),))
@@ -240,21 +252,21 @@ class Conversation:
     def _agree(self, wish: Wish | None) -> None:
         """Answer the offer with what ``on_negotiate`` wished for."""
         event = self._held
-        assert isinstance(event, codec.Negotiate)
+        assert isinstance(event, Negotiate)
         self._held = None
         try:
             self.session.agree(self.plan.agreement(event) if wish is None else negotiate(Offer.of(event), wish))
         except FastmilterError as error:
             self.session.refuse(error)
 
-    def _connect(self, event: codec.Connect) -> Call | None:
+    def _connect(self, event: Connect) -> Call | None:
         connection = self.connection = Connection(self.session, event)
         if "on_connect" in self._overridden:
             return self._call(_STEP, "on_connect", (connection.hostname, connection.address))
         self._go_on()
         return None
 
-    def _helo(self, event: codec.Helo) -> Call | None:
+    def _helo(self, event: Helo) -> Call | None:
         self._connected()._helo = event.name
         if "on_helo" in self._overridden:
             return self._call(_STEP, "on_helo", (to_text(event.name),))
@@ -266,7 +278,7 @@ class Conversation:
             self.connection = Connection(self.session, None)
         return self.connection
 
-    def _mail(self, event: codec.MailFrom) -> Call | None:
+    def _mail(self, event: MailFrom) -> Call | None:
         self._connected()
         session = self.session
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
@@ -276,7 +288,7 @@ class Conversation:
         self._go_on()
         return None
 
-    def _rcpt(self, event: codec.RcptTo) -> Call | None:
+    def _rcpt(self, event: RcptTo) -> Call | None:
         session = self.session
         if session.agreement.rejected_recipients and self._refused_by_mta():
             spared = session.kept is not None
@@ -314,7 +326,7 @@ class Conversation:
             self._let_go(self.session.over)
             self._ended(self.session.over)
 
-    def _header(self, event: codec.Header) -> Call | None:
+    def _header(self, event: Header) -> Call | None:
         self._in_work()._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
         if self._asks("on_header", HEADER):
             return self._call(_STEP, "on_header", (to_text(event.name), to_text(event.value)))
@@ -327,25 +339,25 @@ class Conversation:
         self._spare()
         return None
 
-    def _body(self, event: codec.Body) -> Call | None:
+    def _body(self, event: Body) -> Call | None:
         if self._asks("on_body", BODY):
             return self._call(_STEP, "on_body", (event.chunk,))
         self._spare()
         return None
 
-    def _end_of_message(self, event: codec.EndOfMessage) -> Call | None:
+    def _end_of_message(self, event: EndOfMessage) -> Call | None:
         if self.session.kept is not None:
             self._finish(self.session.kept)
             return None
         if event.chunk and self._asks("on_body", BODY):
-            self._held = codec.EndOfMessage()
+            self._held = EndOfMessage()
             return self._call(_LAST_CHUNK, "on_body", (event.chunk,))
         if "on_end_of_message" in self._overridden:
             return self._call(_STEP, "on_end_of_message", ())
         self._finish(CONTINUE)
         return None
 
-    def _unknown(self, event: codec.Unknown) -> Call | None:
+    def _unknown(self, event: Unknown) -> Call | None:
         if "on_unknown" in self._overridden:
             return self._call(_STEP, "on_unknown", (to_text(event.command),))
         self._go_on()

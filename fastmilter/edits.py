@@ -13,13 +13,21 @@ milter_changeheader) and ``sendmail/headers.c`` (insheader); ``libmilter/smfi.c`
 import io
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, Any, Final
 
-from fastmilter import codec
 from fastmilter.addresses import to_bytes
+from fastmilter.codec import (
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    ChangeSender,
+    DeleteRecipient,
+    InsertHeader,
+    Quarantine,
+    ReplaceBody,
+    encode,
+)
 from fastmilter.constants import MAX_DATA_BYTES, MAX_HEADER_INDEX
 from fastmilter.replies import TEMPFAIL
 
@@ -34,14 +42,16 @@ APPEND_INDEX: Final = 10000
 
 _MADE_BY_MTA: Final = frozenset({b"date", b"from", b"message-id"})
 
-_FIELD_NAME = re.compile(rb"[!-9;-~]+")  # RFC 5322 section 3.6.8: printable ASCII without the colon
+_NAME_BYTES: Final = bytes(byte for byte in range(0x21, 0x7F) if byte != ord(":"))
+"""RFC 5322 section 3.6.8: printable ASCII without the colon."""
+
 _NOT_FOLDING = re.compile(rb"\n(?![ \t])")
 
 
 def field_name(name: str | bytes) -> bytes:
     """Return the name of a header field; ``ValueError`` unless it is printable ASCII without colon and space."""
     encoded = to_bytes(name) if isinstance(name, str) else name
-    if not isinstance(encoded, bytes) or not _FIELD_NAME.fullmatch(encoded):
+    if not isinstance(encoded, bytes) or not encoded or encoded.translate(None, _NAME_BYTES):
         raise ValueError(f"header field name {name!r} must be printable ASCII without colon and space")
     return encoded
 
@@ -52,21 +62,21 @@ def field_value(name: bytes, value: str | bytes) -> bytes:
     One newline at the end is dropped. ``ValueError`` for NUL, bare CR, a newline that is not folding, and a field
     that does not fit a packet.
     """
-    if not isinstance(value, str | bytes):
+    if not isinstance(value, (str, bytes)):
         raise ValueError(f"the value of {name!r} must be str or bytes, not {type(value).__name__}")
     encoded = to_bytes(value) if isinstance(value, str) else value
     if b"\r" in encoded:
         encoded = encoded.replace(b"\r\n", b"\n")  # Postfix and Sendmail would deliver CR CR LF
     if encoded[-1:] == b"\n":
         encoded = encoded[:-1]
-    for wrong, what in ((b"\0", "a NUL"), (b"\r", "a bare CR")):
-        if wrong in encoded:
-            raise ValueError(f"the value of {name.decode()} contains {what}")
-    if _NOT_FOLDING.search(encoded):
+    if b"\0" in encoded or b"\r" in encoded:
+        what = "a NUL" if b"\0" in encoded else "a bare CR"
+        raise ValueError(f"the value of {name.decode()} contains {what}")
+    if b"\n" in encoded and _NOT_FOLDING.search(encoded):
         raise ValueError(
             f"the value of {name.decode()} contains a newline that is not folding: a space or tab must follow it"
         )
-    if len(name) + len(encoded) + len("....\0\0") > MAX_DATA_BYTES:
+    if len(name) + len(encoded) + 6 > MAX_DATA_BYTES:  # an index and two NULs
         raise ValueError(f"the field {name.decode()} has {len(encoded)} bytes and does not fit a packet")
     return encoded
 
@@ -78,48 +88,41 @@ def header_index(index: int, lowest: int) -> int:
     return index
 
 
-@dataclass(frozen=True, slots=True)
 class SetHeader:
     """Change the field number ``index`` (from 1) of that name; ``value`` ``None`` deletes it."""
 
-    name: bytes
-    index: int
-    value: bytes | None
+    def __init__(self, name: bytes, index: int, value: bytes | None) -> None:
+        self.name = name
+        self.index = index
+        self.value = value
 
 
-@dataclass(frozen=True, slots=True)
 class DeleteHeaders:
     """Delete every field of that name."""
 
-    name: bytes
+    def __init__(self, name: bytes) -> None:
+        self.name = name
 
 
-@dataclass(frozen=True, slots=True)
 class AppendHeader:
     """Add a field after all others."""
 
-    name: bytes
-    value: bytes
+    def __init__(self, name: bytes, value: bytes) -> None:
+        self.name = name
+        self.value = value
 
 
-@dataclass(frozen=True, slots=True)
 class NewBody:
     """Replace the body."""
 
-    source: bytes | IO[bytes]
+    def __init__(self, source: bytes | IO[bytes]) -> None:
+        self.source = source
 
 
-Edit = (
-    SetHeader
-    | DeleteHeaders
-    | AppendHeader
-    | NewBody
-    | codec.InsertHeader
-    | codec.AddRecipient
-    | codec.DeleteRecipient
-    | codec.ChangeSender
-    | codec.Quarantine
-)
+PacketEdit = InsertHeader | AddRecipient | DeleteRecipient | ChangeSender | Quarantine
+"""What goes out as it was asked for."""
+
+Edit = SetHeader | DeleteHeaders | AppendHeader | NewBody | PacketEdit
 
 
 def spooled(source: BodySource) -> bytes | IO[bytes]:
@@ -156,13 +159,13 @@ def discard(edits: Iterable[Edit]) -> None:
             edit.source.close()
 
 
-@dataclass(frozen=True, slots=True)
 class Composed:
     """Edits as they go on the wire: ``head``, then the body's packets from ``body``, then ``foot``."""
 
-    head: list[bytes]
-    body: bytes | IO[bytes] | None
-    foot: list[bytes]
+    def __init__(self, head: list[bytes], body: bytes | IO[bytes] | None, foot: list[bytes]) -> None:
+        self.head = head
+        self.body = body
+        self.foot = foot
 
 
 def compose(
@@ -180,38 +183,60 @@ def compose(
     ``may_add``: the MTA granted additions; without it a field that is not there is still changed, which adds it.
     ``recipients``: the forward-paths of the message as the MTA sent them.
     """
-    counts = Counter(name.lower() for name in shown) if shown is not None else None
-    settled, additions = _settle(edits, counts)
-    head = [
-        codec.encode(codec.ChangeHeader(edit.index, edit.name, edit.value or b""))
-        for fields in settled.values()
-        for _, edit in sorted(fields.items(), reverse=True)
-    ]
-    present = set(counts or ())
+    settled, additions, others = _settle(edits, shown)
+    head = []
+    for fields in settled.values():
+        for index in sorted(fields, reverse=True):
+            head.append(_change(fields[index]))
+    added: list[bytes] = []
     for addition in additions:
-        if isinstance(addition, SetHeader) and not may_add:
-            head.append(codec.encode(codec.ChangeHeader(addition.index, addition.name, addition.value or b"")))
-        elif isinstance(addition, AppendHeader | SetHeader):
-            name = addition.name.lower()
-            # Without the header section one of that name may be there. Date, From and Message-Id of Sendmail's own
-            # making are replaced by ADDHEADER only.
-            in_the_way = name in present or (counts is None and name not in _MADE_BY_MTA)
-            head.append(
-                codec.encode(
-                    codec.InsertHeader(APPEND_INDEX, addition.name, addition.value or b"")
-                    if appends_in_place and in_the_way
-                    else codec.AddHeader(addition.name, addition.value or b"")
-                )
-            )
+        kind = type(addition)
+        if kind is InsertHeader:
+            head.append(encode(addition))
+        elif kind is SetHeader and not may_add:
+            head.append(_change(addition))
         else:
-            head.append(codec.encode(addition))
-        present.add(addition.name.lower())
-    head += _envelope(edits, recipients)
-    bodies = [edit.source for edit in edits if isinstance(edit, NewBody)]
+            in_the_way = appends_in_place and _may_be_there(addition.name, shown, added)
+            head.append(_append(addition, in_the_way))
+        added.append(addition.name)
+    if not others:
+        return Composed(head, None, [])
+    head += _envelope(others, recipients)
+    bodies = [edit.source for edit in others if type(edit) is NewBody]
     body = bodies[-1] if bodies else None
-    discard(edit for edit in edits if isinstance(edit, NewBody) and edit.source is not body)
-    quarantines = [codec.encode(edit) for edit in edits if isinstance(edit, codec.Quarantine)]
+    discard([edit for edit in others if type(edit) is NewBody and edit.source is not body])
+    quarantines = [encode(edit) for edit in others if type(edit) is Quarantine]
     return Composed(head, body, quarantines[-1:])
+
+
+def _change(edit: SetHeader) -> bytes:
+    return encode(ChangeHeader(edit.index, edit.name, edit.value or b""))
+
+
+def _append(edit: AppendHeader | SetHeader, in_the_way: bool) -> bytes:
+    value = edit.value or b""
+    return encode(InsertHeader(APPEND_INDEX, edit.name, value) if in_the_way else AddHeader(edit.name, value))
+
+
+def _may_be_there(name: bytes, shown: list[bytes] | None, added: list[bytes]) -> bool:
+    """Tell whether a field of that name is in the message, or may be.
+
+    Without the header section one may be there. Date, From and Message-Id of Sendmail's own making are replaced by
+    ADDHEADER only.
+    """
+    if count(added, name):
+        return True
+    return count(shown, name) > 0 if shown is not None else name.lower() not in _MADE_BY_MTA
+
+
+def count(names: list[bytes], name: bytes) -> int:
+    """Return how many of ``names`` are ``name``, in upper or lower case."""
+    size, key = len(name), name.lower()
+    found = 0
+    for other in names:
+        if len(other) == size and other.lower() == key:
+            found += 1
+    return found
 
 
 def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]:
@@ -223,52 +248,57 @@ def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]
     there: set[bytes] | None = None
     packets = []
     for edit in edits:
-        if isinstance(edit, codec.AddRecipient | codec.DeleteRecipient):
+        if isinstance(edit, (AddRecipient, DeleteRecipient)):
             if there is None:
                 there = {path if path[:1] == b"<" else b"<" + path + b">" for path in recipients}
-            if isinstance(edit, codec.DeleteRecipient):
+            if isinstance(edit, DeleteRecipient):
                 there.discard(edit.recipient)
             elif edit.recipient in there and not edit.params:
                 continue
             else:
                 there.add(edit.recipient)
-            packets.append(codec.encode(edit))
-        elif isinstance(edit, codec.ChangeSender):
-            packets.append(codec.encode(edit))
+            packets.append(encode(edit))
+        elif isinstance(edit, ChangeSender):
+            packets.append(encode(edit))
     return packets
 
 
 _Settled = dict[bytes, dict[int, SetHeader]]
-_Addition = AppendHeader | codec.InsertHeader | SetHeader
 
 
-def _settle(edits: Iterable[Edit], counts: "Counter[bytes] | None") -> tuple[_Settled, list[_Addition]]:
-    """Let the last change of each field win; a change of a field that is not there becomes an addition.
+def _settle(edits: list[Edit], shown: list[bytes] | None) -> tuple[_Settled, list[Any], list[Edit]]:
+    """Let the last change of each field win; return the changes, the additions in call order, and all other edits.
 
-    As a change, Postfix would append it, and Sendmail put it before the first of that name and shift the others.
+    A change of a field that is not there becomes an addition: as a change, Postfix would append it, and Sendmail put
+    it before the first of that name and shift the others.
     """
     settled: _Settled = {}
-    additions: dict[object, _Addition] = {}  # in call order, by number; what is not there by name and index
-    for number, edit in enumerate(edits):
-        if isinstance(edit, AppendHeader | codec.InsertHeader):
+    additions: dict[object, AppendHeader | InsertHeader | SetHeader] = {}  # by number; if changes, by name and index
+    others: list[Edit] = []
+    number = 0
+    for edit in edits:
+        if isinstance(edit, (AppendHeader, InsertHeader)):
+            number += 1
             additions[number] = edit
-        elif isinstance(edit, DeleteHeaders):
-            key = edit.name.lower()
-            there = 0 if counts is None else counts[key]
-            settled[key] = {n: SetHeader(edit.name, n, None) for n in range(1, there + 1)}
-            additions = {place: made for place, made in additions.items() if not _changes(made, key)}
         elif isinstance(edit, SetHeader):
             key = edit.name.lower()
-            if counts is None or edit.index <= counts[key]:
+            if shown is None or edit.index <= count(shown, key):
                 settled.setdefault(key, {})[edit.index] = edit
             elif edit.value is not None:
                 additions[key, edit.index] = edit
             else:
                 additions.pop((key, edit.index), None)
-    return settled, list(additions.values())
+        elif isinstance(edit, DeleteHeaders):
+            key = edit.name.lower()
+            there = 0 if shown is None else count(shown, key)
+            settled[key] = {n: SetHeader(edit.name, n, None) for n in range(1, there + 1)}
+            additions = {place: made for place, made in additions.items() if not _changes(made, key)}
+        else:
+            others.append(edit)
+    return settled, list(additions.values()), others
 
 
-def _changes(addition: _Addition, key: bytes) -> bool:
+def _changes(addition: Any, key: bytes) -> bool:
     return isinstance(addition, SetHeader) and addition.name.lower() == key
 
 
@@ -282,9 +312,9 @@ def body_packets(source: bytes | IO[bytes], max_data: int, foot: bytes) -> Itera
     try:
         body.seek(0)
         chunk = body.read(max_data)
-        yield codec.encode(codec.ReplaceBody(chunk), max_data)  # an empty body is one empty packet
+        yield encode(ReplaceBody(chunk), max_data)  # an empty body is one empty packet
         while chunk := body.read(max_data):
-            yield codec.encode(codec.ReplaceBody(chunk), max_data)
+            yield encode(ReplaceBody(chunk), max_data)
     except OSError:
         foot = TEMPFAIL.packet
     finally:

@@ -7,7 +7,7 @@ Sources: ``libmilter/engine.c`` (st_macros, mi_clr_macros), ``libmilter/smfi.c``
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastmilter import codec
 from fastmilter.addresses import to_bytes, to_text
@@ -52,6 +52,16 @@ def clear(stages: Stages, first: int) -> None:
         stages[first:] = NO_STAGES[first:]
 
 
+def look_up(stages: Stages, name: bytes) -> str | None:
+    """Return the value that the latest step gave to the macro ``name``, spelled without braces."""
+    for macros in reversed(stages):
+        if macros is not None:
+            value = macros.get(name)
+            if value is not None:
+                return to_text(value)
+    return None
+
+
 class Macros(Mapping[str, str]):
     """A read-only view of macro sets: the latest step first, braces optional.
 
@@ -72,13 +82,16 @@ class Macros(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         """Return the value that the latest step gave."""
         bare = name[1:-1] if name[:1] == "{" and name[-1:] == "}" else name
-        key = to_bytes(bare)
-        for macros in reversed(self._stages):
-            if macros is not None:
-                value = macros.get(key)
-                if value is not None:
-                    return to_text(value)
-        raise KeyError(name)
+        value = look_up(self._stages, to_bytes(bare))
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value that the latest step gave, ``default`` if the MTA sent no such macro."""
+        bare = name[1:-1] if name[:1] == "{" and name[-1:] == "}" else name
+        value = look_up(self._stages, to_bytes(bare))
+        return default if value is None else value
 
     def __iter__(self) -> Iterator[str]:
         """Yield each name once, without braces, earliest step first."""

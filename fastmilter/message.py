@@ -6,9 +6,8 @@ whoever still holds it can read it, and an edit raises ``MessageEnded``.
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-from fastmilter import codec
 from fastmilter.addresses import (
     Address,
     Params,
@@ -20,6 +19,17 @@ from fastmilter.addresses import (
     to_bytes,
     to_text,
 )
+from fastmilter.codec import (
+    AddRecipient,
+    ChangeSender,
+    Connect,
+    DeleteRecipient,
+    InsertHeader,
+    MailFrom,
+    Quarantine,
+    RcptTo,
+    encode,
+)
 from fastmilter.constants import Action
 from fastmilter.edits import (
     AppendHeader,
@@ -27,6 +37,7 @@ from fastmilter.edits import (
     DeleteHeaders,
     Edit,
     NewBody,
+    PacketEdit,
     SetHeader,
     discard,
     field_name,
@@ -35,7 +46,7 @@ from fastmilter.edits import (
     spooled,
 )
 from fastmilter.errors import MessageEnded, NotNegotiated
-from fastmilter.macros import CONNECTION_STAGES, Macros, Stages
+from fastmilter.macros import CONNECTION_STAGES, Macros, Stages, look_up
 from fastmilter.negotiation import Agreement
 from fastmilter.session import Session
 
@@ -50,12 +61,20 @@ else:
     S = TypeVar("S")
 
 
+_ADD_HEADERS = int(Action.ADD_HEADERS)
+_CHANGE_HEADERS = int(Action.CHANGE_HEADERS)
+_ADD_RECIPIENT = int(Action.ADD_RECIPIENT)
+_ADD_RECIPIENT_PARAMS = int(Action.ADD_RECIPIENT_PARAMS)
+_DELETE_RECIPIENT = int(Action.DELETE_RECIPIENT)
+_CHANGE_SENDER = int(Action.CHANGE_SENDER)
+_CHANGE_BODY = int(Action.CHANGE_BODY)
+_QUARANTINE = int(Action.QUARANTINE)
+
+
 class Connection:
     """The SMTP connection that a filter serves: ``Filter.connection``, from CONNECT to its end. Read-only."""
 
-    __slots__ = ("_connect", "_helo", "_session")
-
-    def __init__(self, session: Session, connect: codec.Connect | None) -> None:
+    def __init__(self, session: Session, connect: Connect | None) -> None:
         """Begin with what CONNECT told; ``None`` if the MTA began without it."""
         self._session = session
         self._connect = connect
@@ -87,12 +106,12 @@ class Connection:
     @property
     def mta(self) -> str | None:
         """``"postfix"``, ``"sendmail"`` or ``None`` if unknown: from the macro ``v``, or else from its habits."""
-        macros = self.macros
-        version = macros.get("v")
+        stages = self._session.stages[:CONNECTION_STAGES]
+        version = look_up(stages, b"v")
         if version is not None:
             return "postfix" if version.startswith("Postfix") else "sendmail" if version[:2] == "8." else None
         # Sendmail does not send v unless it is configured; {if_name} and the daemon's name MTA or MSA are its own.
-        if "if_name" in macros or macros.get("daemon_name") in ("MTA", "MSA"):
+        if look_up(stages, b"if_name") is not None or look_up(stages, b"daemon_name") in ("MTA", "MSA"):
             return "sendmail"
         return None
 
@@ -112,34 +131,23 @@ class Connection:
         return self._session.agreement.can(action)
 
 
-class Message(Generic[S]):
-    """The message in work: ``Filter.message``, from MAIL to its end.
+class EditableMessage:
+    """All of a ``Message`` but its ``state``, which is of a type that the filter chooses.
 
     Edits may be asked for from ``on_mail`` on; they are kept and sent with the verdict at the end of the message, and
     dropped by the MTA if the message is refused. Each raises ``NotNegotiated`` if the MTA did not grant it,
     ``MessageEnded`` after the end, ``ValueError`` for what cannot be sent.
     """
 
-    __slots__ = (
-        "_agreement",
-        "_edits",
-        "_recipients",
-        "_sealed",
-        "_sender",
-        "_shown",
-        "_stages",
-        "_state",
-        "_state_class",
-    )
-
-    def __init__(self, agreement: Agreement, stages: Stages, sender: codec.MailFrom, state_class: type[S]) -> None:
+    def __init__(self, agreement: Agreement, stages: Stages, sender: MailFrom, state_class: type) -> None:
         """Begin a message with what MAIL told."""
         self._agreement = agreement
+        self._actions = agreement.actions
         self._stages = stages
         self._sender = sender
         self._state_class = state_class
-        self._state: S | None = None
-        self._recipients: list[codec.RcptTo] = []
+        self._state: Any = None
+        self._recipients: list[RcptTo] = []
         self._shown: list[bytes] = []
         self._edits: list[Edit] = []
         self._sealed = False
@@ -169,25 +177,14 @@ class Message(Generic[S]):
     @property
     def queue_id(self) -> str | None:
         """The MTA's queue id (macro ``i``); Postfix knows it from the first accepted recipient on, else ``None``."""
-        return self.macros.get("i")
-
-    @property
-    def state(self) -> S:
-        """The filter's own data for this message, made anew for each."""
-        if self._state is None:
-            self._state = self._state_class()
-        return self._state
-
-    @state.setter
-    def state(self, value: S) -> None:
-        self._state = value
+        return look_up(self._stages, b"i")
 
     # -- edits ---------------------------------------------------------------------------------------------------
 
     def add_header(self, name: str | bytes, value: str | bytes) -> None:
         """Add a header field after all others (smfi_addheader)."""
         field = field_name(name)
-        self._add(Action.ADD_HEADERS, AppendHeader(field, field_value(field, value)))
+        self._add(_ADD_HEADERS, AppendHeader(field, field_value(field, value)))
 
     def insert_header(self, name: str | bytes, value: str | bytes, *, index: int = 0) -> None:
         """Insert a header field (smfi_insheader).
@@ -196,8 +193,7 @@ class Message(Generic[S]):
         only beyond the end.
         """
         field = field_name(name)
-        edit = codec.InsertHeader(header_index(index, 0), field, field_value(field, value))
-        self._add(Action.ADD_HEADERS, edit)
+        self._add_packet(_ADD_HEADERS, InsertHeader(header_index(index, 0), field, field_value(field, value)))
 
     def change_header(self, name: str | bytes, value: str | bytes, *, index: int = 1) -> None:
         """Change the ``index``-th field of that name, counted from 1 as the filter was shown them (smfi_chgheader).
@@ -208,11 +204,11 @@ class Message(Generic[S]):
         new = field_value(field, value)
         if not new:
             raise ValueError(f"an empty value would delete {field.decode()}: use delete_header")
-        self._add(Action.CHANGE_HEADERS, SetHeader(field, header_index(index, 1), new))
+        self._add(_CHANGE_HEADERS, SetHeader(field, header_index(index, 1), new))
 
     def delete_header(self, name: str | bytes, *, index: int) -> None:
         """Delete the ``index``-th field of that name, counted from 1 as the filter was shown them."""
-        self._add(Action.CHANGE_HEADERS, SetHeader(field_name(name), header_index(index, 1), None))
+        self._add(_CHANGE_HEADERS, SetHeader(field_name(name), header_index(index, 1), None))
 
     def delete_headers(self, name: str | bytes) -> None:
         """Delete every field of that name that the filter is shown, also those still to come.
@@ -225,21 +221,21 @@ class Message(Generic[S]):
                 f"delete_headers({field.decode()!r}) must see the header section: override on_header, "
                 "or use delete_header(name, index=...)"
             )
-        self._add(Action.CHANGE_HEADERS, DeleteHeaders(field))
+        self._add(_CHANGE_HEADERS, DeleteHeaders(field))
 
     def add_recipient(self, address: str | bytes, params: Iterable[str] = ()) -> None:
         """Add a recipient to the envelope (smfi_addrcpt, smfi_addrcpt_par)."""
         encoded = params_argument(params)
-        action = Action.ADD_RECIPIENT_PARAMS if encoded else Action.ADD_RECIPIENT
-        self._add(action, codec.AddRecipient(_some_path(address), encoded))
+        action = _ADD_RECIPIENT_PARAMS if encoded else _ADD_RECIPIENT
+        self._add_packet(action, AddRecipient(_some_path(address), encoded))
 
     def delete_recipient(self, address: str | bytes) -> None:
         """Take a recipient out of the envelope; upper and lower case count (smfi_delrcpt)."""
-        self._add(Action.DELETE_RECIPIENT, codec.DeleteRecipient(_some_path(address)))
+        self._add_packet(_DELETE_RECIPIENT, DeleteRecipient(_some_path(address)))
 
     def change_sender(self, address: str | bytes, params: Iterable[str] = ()) -> None:
         """Change the reverse-path; ``""`` is the null reverse-path (smfi_chgfrom)."""
-        self._add(Action.CHANGE_SENDER, codec.ChangeSender(path_argument(address), params_argument(params)))
+        self._add_packet(_CHANGE_SENDER, ChangeSender(path_argument(address), params_argument(params)))
 
     def replace_body(self, data: BodySource) -> None:
         """Replace the whole body; the last call wins (smfi_replacebody).
@@ -247,8 +243,8 @@ class Message(Generic[S]):
         ``data``: ``bytes``, a binary file or an iterable of ``bytes``; the last two are read now, into a temporary
         file where they are large.
         """
-        self._check(Action.CHANGE_BODY)
-        self._add(Action.CHANGE_BODY, NewBody(spooled(data)))
+        self._check(_CHANGE_BODY)
+        self._add(_CHANGE_BODY, NewBody(spooled(data)))
 
     def quarantine(self, reason: str) -> None:
         """Hold the message in the MTA's queue until an administrator releases it (smfi_quarantine).
@@ -259,19 +255,22 @@ class Message(Generic[S]):
         if not encoded.strip() or any(byte < 0x20 or byte == 0x7F for byte in encoded):
             # Sendmail writes the reason into its queue file: a newline would corrupt it.
             raise ValueError(f"the reason of a quarantine must be one line of text, not {reason!r}")
-        self._add(Action.QUARANTINE, codec.Quarantine(encoded))
+        self._add_packet(_QUARANTINE, Quarantine(encoded))
 
-    def _add(self, action: Action, edit: Edit) -> None:
+    def _add(self, action: int, edit: Edit) -> None:
         self._check(action)
-        if not isinstance(edit, AppendHeader | SetHeader | DeleteHeaders | NewBody):
-            codec.encode(edit)  # what does not fit a packet is refused here, at the call
         self._edits.append(edit)
 
-    def _check(self, action: Action) -> None:
+    def _add_packet(self, action: int, edit: PacketEdit) -> None:
+        self._check(action)
+        encode(edit)  # what does not fit a packet is refused here, at the call
+        self._edits.append(edit)
+
+    def _check(self, action: int) -> None:
         if self._sealed:
             raise MessageEnded("this message has ended: it cannot be changed any more")
-        if not self._agreement.can(action):
-            names = ", ".join(flag.name or hex(flag) for flag in action)
+        if self._actions & action != action:
+            names = ", ".join(flag.name or hex(flag) for flag in Action(action))
             raise NotNegotiated(f"the MTA did not grant {names}, or the class does not ask for it (actions)")
 
     # -- for the conversation ------------------------------------------------------------------------------------
@@ -285,7 +284,30 @@ class Message(Generic[S]):
         self._sealed = True
 
     def _wants_quarantine(self) -> bool:
-        return any(isinstance(edit, codec.Quarantine) for edit in self._edits)
+        return any([isinstance(edit, Quarantine) for edit in self._edits])
+
+
+class Message(EditableMessage, Generic[S]):
+    """The message in work: ``Filter.message``, from MAIL to its end.
+
+    Edits may be asked for from ``on_mail`` on; they are kept and sent with the verdict at the end of the message, and
+    dropped by the MTA if the message is refused. Each raises ``NotNegotiated`` if the MTA did not grant it,
+    ``MessageEnded`` after the end, ``ValueError`` for what cannot be sent.
+    """
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> S:
+        """The filter's own data for this message, made anew for each."""
+        if self._state is None:
+            self._state = self._state_class()
+        state: S = self._state
+        return state
+
+    @state.setter
+    def state(self, value: S) -> None:
+        self._state = value
 
 
 def _some_path(address: str | bytes) -> bytes:

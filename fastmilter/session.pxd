@@ -1,6 +1,7 @@
 # The types that make the compiled session fast; what the code means stands in session.py alone.
 
 from fastmilter._codec cimport CommandDecoder
+from fastmilter._messages cimport Body, Header, Macros
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
 cdef int _HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE

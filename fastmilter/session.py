@@ -24,7 +24,26 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any, Final
 
-from fastmilter import codec
+from fastmilter._codec import CommandDecoder, encode
+from fastmilter._messages import (
+    Abort,
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    EndOfMessage,
+    Header,
+    Helo,
+    Macros,
+    MailFrom,
+    Negotiate,
+    Progress,
+    Quit,
+    QuitNewConnection,
+    RcptTo,
+    Unknown,
+)
+from fastmilter.codec import Command
 from fastmilter.constants import STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
@@ -114,17 +133,17 @@ CLOSED: Final = Closed()
 _BEGIN_AGAIN: Final = _BeginAgain()
 
 Event = (
-    codec.Negotiate
-    | codec.Connect
-    | codec.Helo
-    | codec.MailFrom
-    | codec.RcptTo
-    | codec.Data
-    | codec.Header
-    | codec.EndOfHeaders
-    | codec.Body
-    | codec.EndOfMessage
-    | codec.Unknown
+    Negotiate
+    | Connect
+    | Helo
+    | MailFrom
+    | RcptTo
+    | Data
+    | Header
+    | EndOfHeaders
+    | Body
+    | EndOfMessage
+    | Unknown
     | Dropped
     | OutOfOrder
     | Closed
@@ -161,8 +180,8 @@ class Session:
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
         self._delivered = False  # self.over has been told to the MTA
-        self._decoder = codec.CommandDecoder(macros_of=_MACROS_KEPT)
-        self._pushed: codec.Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
+        self._decoder = CommandDecoder(macros_of=_MACROS_KEPT)
+        self._pushed: Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
         self._eof = False
         self._replies: tuple[bool, ...] = ()  # of the agreement; empty before it
 
@@ -227,45 +246,45 @@ class Session:
     def _take(self, message: Any) -> Event | None:
         """Take up one message: the event that it is, or ``None``. The most frequent ones come first."""
         kind = type(message)
-        if not self._replies and kind is not codec.Negotiate and kind is not codec.Quit:
+        if not self._replies and kind is not Negotiate and kind is not Quit:
             return self._fail(RemoteProtocolError(f"{kind.__name__} came before the negotiation"))
-        if kind is codec.Header:
+        if kind is Header:
             return self._message_step(HEADER, message)
-        if kind is codec.Macros:
+        if kind is Macros:
             self.stages = stored(self.stages, message)
             return None
-        if kind is codec.Body:
+        if kind is Body:
             return self._message_step(BODY, message)
-        if kind is codec.RcptTo:
+        if kind is RcptTo:
             clear(self.stages, _DATA_STAGE)
             return self._envelope_step(RCPT, message)
-        if kind is codec.MailFrom:
+        if kind is MailFrom:
             return self._mail(message)
-        if kind is codec.Data:
+        if kind is Data:
             return self._envelope_step(DATA, message)
-        if kind is codec.EndOfHeaders:
+        if kind is EndOfHeaders:
             return self._message_step(END_OF_HEADERS, message)
-        if kind is codec.EndOfMessage:
+        if kind is EndOfMessage:
             # Data that comes with the end (no MTA in use sends any) is a last piece of the body: the caller shows it
             # before the end, and one reply answers both.
             return self._message_step(END_OF_MESSAGE, message)
-        if kind is codec.Abort:
+        if kind is Abort:
             return self._abort()
         return self._take_for_connection(kind, message)
 
     def _take_for_connection(self, kind: type, message: Any) -> Event | None:
         """Take up what does not belong to a message."""
-        if kind is codec.Helo:
+        if kind is Helo:
             return self._helo(message)
-        if kind is codec.Connect:
+        if kind is Connect:
             return self._connect(message)
-        if kind is codec.Quit:
+        if kind is Quit:
             return self._quit(message)
-        if kind is codec.Negotiate:
+        if kind is Negotiate:
             return self._negotiate(message)
-        if kind is codec.Unknown:
+        if kind is Unknown:
             return self._unknown(message)
-        if kind is codec.QuitNewConnection:
+        if kind is QuitNewConnection:
             return self._quit_new_connection(message)
         self._begin_again()
         return None
@@ -286,7 +305,7 @@ class Session:
         self.over = None
         return DROPPED
 
-    def _negotiate(self, message: codec.Negotiate) -> Event:
+    def _negotiate(self, message: Negotiate) -> Event:
         if self.phase is not _NEW:
             return self._fail(RemoteProtocolError("the MTA negotiated a second time"))
         self.phase = _NEGOTIATING
@@ -305,7 +324,7 @@ class Session:
         self.error = error
         self._eof = True
 
-    def _connect(self, message: codec.Connect) -> Event | None:
+    def _connect(self, message: Connect) -> Event | None:
         if self.stages is not NO_STAGES:
             self.stages = cleared(self.stages, _HELO_STAGE)
         if self.phase is not _OPEN or self.in_message:
@@ -314,7 +333,7 @@ class Session:
         self.step = CONNECT
         return message
 
-    def _helo(self, message: codec.Helo) -> Event | None:
+    def _helo(self, message: Helo) -> Event | None:
         if self.in_message:  # Postfix after a second EHLO; its ABORT comes later
             self._pushed = message
             return self._drop()
@@ -326,7 +345,7 @@ class Session:
             return None
         return message
 
-    def _mail(self, message: codec.MailFrom) -> Event | None:
+    def _mail(self, message: MailFrom) -> Event | None:
         if self.in_message:  # Sendmail sends no ABORT after RSET if MAIL is unanswered
             self._pushed = message
             return self._drop()
@@ -361,7 +380,7 @@ class Session:
         self._answer_over(step)
         return None
 
-    def _unknown(self, message: codec.Unknown) -> Event | None:
+    def _unknown(self, message: Unknown) -> Event | None:
         self.step = UNKNOWN
         if self.kept_for_connection is not None:
             self._deliver_for_connection(UNKNOWN)
@@ -374,14 +393,14 @@ class Session:
         self.over = None
         return None
 
-    def _quit(self, message: codec.Quit) -> Event:
+    def _quit(self, message: Quit) -> Event:
         if self.in_message:
             self._pushed = message
             return self._drop()
         self.phase = _CLOSED
         return CLOSED
 
-    def _quit_new_connection(self, message: codec.QuitNewConnection) -> Event:
+    def _quit_new_connection(self, message: QuitNewConnection) -> Event:
         if self.in_message:
             self._pushed = message
             return self._drop()
@@ -523,5 +542,5 @@ class Session:
         return allowed
 
 
-_PROGRESS: Final = codec.encode(codec.Progress())
+_PROGRESS: Final = encode(Progress())
 _CONTINUE_PACKET: Final = CONTINUE.packet

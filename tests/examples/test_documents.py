@@ -148,7 +148,7 @@ def test_the_table_of_edits() -> None:
         for action in re.findall(r"`(\w+)`", cells[2]):
             assert action in Action.__members__
     own = {"sender", "sender_params", "recipients", "macros", "queue_id", "state"}
-    assert set(told) == {name for name in vars(Message) if not name.startswith("_")} - own
+    assert set(told) == {name for name in dir(Message) if not name.startswith("_")} - own
     for name, arguments in told.items():
         parameters = [part.partition("=")[0].strip() for part in re.split(r", (?![)])", arguments)]
         actual = list(inspect.signature(getattr(Message, name)).parameters)[1:]

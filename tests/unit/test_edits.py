@@ -12,7 +12,6 @@ from fastmilter.edits import (
     APPEND_INDEX,
     SPOOL_MEMORY_BYTES,
     AppendHeader,
-    Composed,
     DeleteHeaders,
     Edit,
     NewBody,
@@ -232,7 +231,7 @@ def test_the_last_quarantine_wins() -> None:
 def test_the_last_body_wins_and_the_others_are_let_go() -> None:
     first, last = io.BytesIO(b"1"), io.BytesIO(b"2")
     composed = compose([NewBody(first), NewBody(b"x"), NewBody(last)], None, appends_in_place=False)
-    assert composed == Composed([], last, [])
+    assert (composed.head, composed.body, composed.foot) == ([], last, [])
     assert first.closed
     assert not last.closed
     discard([NewBody(last), NewBody(b"x"), SetHeader(X, 1, None)])

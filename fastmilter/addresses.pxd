@@ -1,0 +1,5 @@
+# C names of addresses.py for the compiled modules above it.
+
+cpdef str to_text(bytes data)
+cpdef bytes to_bytes(object text)
+cpdef object params_of(tuple params)

@@ -1,0 +1,34 @@
+# C names of message.py for the compiled modules above it.
+
+from fastmilter.edits cimport AppendHeader, DeleteHeaders, NewBody, SetHeader, field_name, field_value
+from fastmilter.macros cimport look_up
+from fastmilter.session cimport Session
+
+cdef int _ADD_HEADERS, _CHANGE_HEADERS, _ADD_RECIPIENT, _ADD_RECIPIENT_PARAMS, _DELETE_RECIPIENT
+cdef int _CHANGE_SENDER, _CHANGE_BODY, _QUARANTINE
+
+
+cdef class Connection:
+    cdef Session _session
+    cdef object _connect
+    cdef public bytes _helo
+
+
+cdef class EditableMessage:
+    cdef readonly object _agreement
+    cdef int _actions
+    cdef object _stages
+    cdef object _sender
+    cdef public object _state
+    cdef readonly object _state_class
+    cdef readonly list _recipients
+    cdef readonly list _shown
+    cdef readonly list _edits
+    cdef readonly bint _sealed
+
+    cdef object _add(self, int action, edit)
+    cdef object _add_packet(self, int action, edit)
+    cdef object _check(self, int action)
+    cpdef object _roll_back(self, Py_ssize_t mark)
+    cpdef object _seal(self)
+    cpdef bint _wants_quarantine(self) except -1
