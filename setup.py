@@ -21,7 +21,17 @@ DIRECTIVES = {
 }
 
 # Python files that are compiled as they are: their side files (.pxd) say which names are C.
-COMPILED = ("addresses", "macros", "edits", "message", "filter", "session", "conversation")
+COMPILED = (
+    "addresses",
+    "macros",
+    "edits",
+    "message",
+    "filter",
+    "session",
+    "conversation",
+    "server.slots",
+    "server.worker",
+)
 
 
 def extension(name: str, suffix: str) -> Extension:
@@ -29,7 +39,7 @@ def extension(name: str, suffix: str) -> Extension:
     return Extension(
         f"fastmilter.{name}",
         [f"fastmilter/{name.replace('.', '/')}.{suffix}"],
-        extra_compile_args=["-Wall", "-Wextra", "-O0" if DEBUG else "-O2", *SANITIZE],
+        extra_compile_args=["-Wall", "-Wextra", "-Wno-array-bounds", "-O0" if DEBUG else "-O2", *SANITIZE],
         extra_link_args=SANITIZE,
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
     )
@@ -39,7 +49,7 @@ setup(
     ext_modules=[
         # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
         *cythonize(
-            [extension(name, "pyx") for name in ("_messages", "_codec")],
+            [extension(name, "pyx") for name in ("_messages", "_codec", "server._sockets")],
             compiler_directives=DIRECTIVES,
             annotate=DEBUG,
         ),

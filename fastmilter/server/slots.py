@@ -31,6 +31,9 @@ class _Word(IntEnum):
     POLLING = 7
 
 
+_PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING = _Word
+
+
 class Slots:
     """Shared numbers of ``count`` workers; a slot is named by its index from 0.
 
@@ -52,7 +55,7 @@ class Slots:
         self._clocks = view.cast("d")
         self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
 
-    def _at(self, slot: int, word: _Word) -> int:
+    def _at(self, slot: int, word: int) -> int:
         if not 0 <= slot < self.count:
             raise IndexError(f"slot {slot} of {self.count}")
         return (slot + 1) * _WORDS_PER_SLOT + word
@@ -68,96 +71,104 @@ class Slots:
 
     def clear(self, slot: int) -> None:
         """Empty a slot, before the birth or after the death of its worker."""
-        start = self._at(slot, _Word.PID)
-        for word in range(start, start + _WORDS_PER_SLOT):
-            self._words[word] = 0
+        for word in range(_WORDS_PER_SLOT):
+            self._words[self._at(slot, word)] = 0
         self._words[0] = max(self._words[0], slot + 1)
 
     # The worker's, in its own slot.
 
     def claim(self, slot: int, *, pid: int, generation: int) -> None:
         """Say who lives here; from now on the slot is one of ``active()``."""
-        self._words[self._at(slot, _Word.GENERATION)] = generation
-        self._words[self._at(slot, _Word.PID)] = pid
+        self._words[self._at(slot, _GENERATION)] = generation
+        self._words[self._at(slot, _PID)] = pid
         if self._words[0] <= slot:  # only without a master, as in a test
             self._words[0] = slot + 1
 
     def set_listening(self, slot: int, listening: bool) -> None:
         """Say whether this worker takes new connections: true from READY to the drain, however busy it is."""
-        self._words[self._at(slot, _Word.LISTENING)] = listening
+        self._words[self._at(slot, _LISTENING)] = listening
 
     def set_polling(self, slot: int, polling: bool) -> None:
         """Say whether this worker waits for new connections now: not while it has more than its share."""
-        self._words[self._at(slot, _Word.POLLING)] = polling
+        self._words[self._at(slot, _POLLING)] = polling
 
     def set_connections(self, slot: int, number: int) -> None:
         """Publish the number of connections open now."""
-        self._words[self._at(slot, _Word.CONNECTIONS)] = number
+        self._words[self._at(slot, _CONNECTIONS)] = number
 
     def set_accepted(self, slot: int, number: int) -> None:
         """Publish the number of connections accepted since the worker started."""
-        self._words[self._at(slot, _Word.ACCEPTED)] = number
+        self._words[self._at(slot, _ACCEPTED)] = number
 
     def set_messages(self, slot: int, number: int) -> None:
         """Publish the number of messages that had a verdict since the worker started."""
-        self._words[self._at(slot, _Word.MESSAGES)] = number
+        self._words[self._at(slot, _MESSAGES)] = number
 
     def beat(self, slot: int, now: float) -> None:
         """Publish that the loop turned at ``now`` (``time.monotonic()``)."""
-        self._clocks[self._at(slot, _Word.HEARTBEAT)] = now
+        self._clocks[self._at(slot, _HEARTBEAT)] = now
 
     # Everybody's.
 
     def pid(self, slot: int) -> int:
         """Return the process that lives in the slot, 0 if none."""
-        return self._words[self._at(slot, _Word.PID)]
+        return self._words[self._at(slot, _PID)]
 
     def generation(self, slot: int) -> int:
         """Return the generation of the worker, from 1; each reload starts a new one."""
-        return self._words[self._at(slot, _Word.GENERATION)]
+        return self._words[self._at(slot, _GENERATION)]
 
     def listening(self, slot: int) -> bool:
         """Tell whether the worker takes new connections."""
-        return bool(self._words[self._at(slot, _Word.LISTENING)])
+        return bool(self._words[self._at(slot, _LISTENING)])
 
     def polling(self, slot: int) -> bool:
         """Tell whether the worker waits for new connections now."""
-        return bool(self._words[self._at(slot, _Word.POLLING)])
+        return bool(self._words[self._at(slot, _POLLING)])
 
     def anyone_else_polls(self, slot: int) -> bool:
         """Tell whether a worker other than the one in ``slot`` waits for new connections now."""
-        return any(self.polling(other) for other in self.active() if other != slot)
+        for other in range(self._words[0]):  # noqa: SIM110 - compiled, a loop makes no generator
+            if other != slot and self.pid(other) and self.polling(other):
+                return True
+        return False
 
     def connections(self, slot: int) -> int:
         """Return the number of connections that the worker has open."""
-        return self._words[self._at(slot, _Word.CONNECTIONS)]
+        return self._words[self._at(slot, _CONNECTIONS)]
 
     def accepted(self, slot: int) -> int:
         """Return the number of connections that the worker accepted since it started."""
-        return self._words[self._at(slot, _Word.ACCEPTED)]
+        return self._words[self._at(slot, _ACCEPTED)]
 
     def messages(self, slot: int) -> int:
         """Return the number of messages that had a verdict since the worker started."""
-        return self._words[self._at(slot, _Word.MESSAGES)]
+        return self._words[self._at(slot, _MESSAGES)]
 
     def heartbeat(self, slot: int) -> float:
         """Return when the loop of the worker last turned (``time.monotonic()``), 0.0 if never."""
-        return self._clocks[self._at(slot, _Word.HEARTBEAT)]
+        return self._clocks[self._at(slot, _HEARTBEAT)]
 
     def active(self) -> list[int]:
         """Return the slots in which a worker lives."""
         return [slot for slot in range(self._words[0]) if self.pid(slot)]
 
-    def _loads(self) -> list[tuple[int, int]]:
-        """Return (connections, slot) of every worker that takes new connections."""
-        return [(self.connections(slot), slot) for slot in self.active() if self.listening(slot)]
-
     def mean_connections(self) -> float:
         """Return the mean number of connections of the workers that take new ones; 0.0 if there is none."""
-        loads = self._loads()
-        return sum(connections for connections, _ in loads) / len(loads) if loads else 0.0
+        connections = workers = 0
+        for slot in range(self._words[0]):
+            if self._takes_new_ones(slot):
+                connections += self.connections(slot)
+                workers += 1
+        return connections / workers if workers else 0.0
 
     def least_loaded(self) -> int | None:
         """Return the slot of the worker with the fewest connections that takes new ones (ties: the lowest slot)."""
-        loads = self._loads()
-        return min(loads)[1] if loads else None
+        least, fewest = -1, 0
+        for slot in range(self._words[0]):
+            if self._takes_new_ones(slot) and (least < 0 or self.connections(slot) < fewest):
+                least, fewest = slot, self.connections(slot)
+        return None if least < 0 else least
+
+    def _takes_new_ones(self, slot: int) -> bool:
+        return self.pid(slot) != 0 and self.listening(slot)

@@ -20,11 +20,12 @@ import socket
 import time
 from typing import Any, Final
 
-from fastmilter.conversation import Conversation
+from fastmilter.conversation import Conversation, Host
 from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
-from fastmilter.plan import build_options, check_servable
+from fastmilter.plan import Plan, build_options, check_servable
 from fastmilter.server import channel as master_channel
+from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.poller import READ, WRITE, best_poller
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -53,22 +54,19 @@ FINAL_GRACE_S: Final = 5.0
 
 EXIT_DRAINED: Final = 0
 
-_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_NOT_NOW: Final = (BlockingIOError, InterruptedError)
 
 
 class Link(Conversation):
     """A conversation with its socket."""
 
-    __slots__ = ("is_tcp", "last_read", "sock", "unsent")
-
-    def __init__(self, worker: "Worker", sock: socket.socket, now: float) -> None:
-        super().__init__(worker.plan, worker)
-        self.sock = sock
-        self.is_tcp = sock.family != socket.AF_UNIX
+    def __init__(self, plan: Plan, host: Host, stream: Stream, now: float) -> None:
+        super().__init__(plan, host)
+        self.stream = stream
+        self.fd = stream.fileno()
         self.last_read = now
-        self.unsent: memoryview | None = None
+        self.unsent: bytes | None = None
+        self.sent = 0  # how much of ``unsent`` has left all the same
 
 
 class Worker:
@@ -95,8 +93,7 @@ class Worker:
         self._slot = slot
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
-        self._buffer = bytearray(RECEIVE_BYTES)
-        self._view = memoryview(self._buffer)
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._listening = False
         self._accepted = 0
         self._accept_again_at: float | None = None
@@ -192,9 +189,9 @@ class Worker:
     def _accept(self, listener: socket.socket, now: float) -> None:
         """Take one connection: who was woken for it must, before it may leave the listeners to others."""
         try:
-            sock, _ = listener.accept()
-        except (*_NOT_NOW, ConnectionAbortedError):
-            return  # another worker was faster, or the MTA has gone again
+            stream = accept(listener.fileno(), listener.family != socket.AF_UNIX)
+        except ConnectionAbortedError:
+            return  # the MTA has gone again
         except OSError as error:
             if error.errno not in _SHORTAGE:
                 log.error("cannot accept a connection: %s", error)
@@ -203,9 +200,11 @@ class Worker:
             self._leave_listeners()
             self._accept_again_at = self._next_tick = now + ACCEPT_PAUSE_S
             return
-        fd = sock.fileno()
-        self._links[fd] = Link(self, sock, now)
-        self._poller.add(fd)
+        if stream is None:
+            return  # another worker was faster
+        link = Link(self.plan, self, stream, now)
+        self._links[link.fd] = link
+        self._poller.add(link.fd)
         self._accepted += 1
         self._slots.set_accepted(self._slot, self._accepted)
         self._slots.set_connections(self._slot, len(self._links))
@@ -238,9 +237,9 @@ class Worker:
         """Serve a connection that has something to read, or room to write."""
         try:
             if link.unsent is not None:
-                if not self._send(link, link.unsent):
+                if not self._send(link, link.unsent, link.sent):
                     return
-                self._poller.change(link.sock.fileno(), READ)
+                self._poller.change(link.fd, READ)
             elif not self._receive(link, now):
                 self._close(link)
                 return
@@ -250,18 +249,18 @@ class Worker:
         except Exception:
             log.exception("internal error, the connection is closed%s", _tail(link))
             self._lose(link)
+        finally:
+            link.session.settle()
 
     def _receive(self, link: Link, now: float) -> bool:
         """Read once; return whether the connection goes on."""
-        try:
-            count = link.sock.recv_into(self._buffer, RECEIVE_BYTES, socket.MSG_DONTWAIT)
-        except _NOT_NOW:
-            return True
+        count = link.stream.receive(self._buffer)
         if count == 0:
             self._end(link)
             return False
-        link.last_read = now
-        link.session.receive(self._view[:count])
+        if count > 0:
+            link.last_read = now
+            link.session.receive_lent(self._buffer, count)
         return True
 
     def _serve(self, link: Link) -> None:
@@ -277,10 +276,10 @@ class Worker:
             session.tail = None  # all of it is sent: what came behind the message may be worked off now
         if session.phase is Phase.CLOSED:
             self._close(link)
-        elif not answered and link.is_tcp and _QUICKACK is not None:
+        elif not answered:
             # Sendmail's next packet, and Postfix's after an unanswered DATA, wait for our acknowledgement, which the
             # kernel would delay by 40 ms. It forgets this option all the time.
-            link.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            link.stream.acknowledge()
 
     def _run_calls(self, link: Link) -> None:
         while (call := link.next_call()) is not None:
@@ -310,20 +309,21 @@ class Worker:
                 return True
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            if not self._send(link, memoryview(data)):
-                self._poller.change(link.sock.fileno(), WRITE)
+            if not self._send(link, data, 0):
+                self._poller.change(link.fd, WRITE)
                 return False
             if session.tail is None:
                 return True
 
-    def _send(self, link: Link, data: memoryview) -> bool:
-        """Send ``data`` once; return whether all of it left, else keep the rest in ``unsent``."""
-        try:
-            count = link.sock.send(data, socket.MSG_DONTWAIT)
-        except _NOT_NOW:
-            count = 0
-        link.unsent = data[count:] if count < len(data) else None
-        return link.unsent is None
+    def _send(self, link: Link, data: bytes, start: int) -> bool:
+        """Send ``data`` from ``start`` on, once; return whether all of it left, else keep the rest in ``unsent``."""
+        start += link.stream.send(data, start)
+        if start == len(data):
+            link.unsent = None
+            return True
+        link.unsent = data
+        link.sent = start
+        return False
 
     def _end(self, link: Link) -> None:
         """Finish a connection whose MTA has said its last: packets before the end are still worked off."""
@@ -340,14 +340,13 @@ class Worker:
         self._close(link)
 
     def _close(self, link: Link) -> None:
-        fd = link.sock.fileno()
-        if self._links.pop(fd, None) is None:
+        if self._links.pop(link.fd, None) is None:
             return
         error = link.session.error
         if error is not None:
             self._log_end(link, error)
-        self._poller.remove(fd)
-        link.sock.close()
+        self._poller.remove(link.fd)
+        link.stream.close()
         self._slots.set_connections(self._slot, len(self._links))
         if not self._listening:
             self._balance()
@@ -411,7 +410,7 @@ class Worker:
             link.session.drain = min(over, 2)
             if over == 4 or (over == 3 and not link.session.past_data):
                 self._lose(link)
-        self._next_tick = min([self._next_tick, *(limit for limit in limits if limit > now)])
+        self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])  # noqa: RUF005 - Cython
 
     def _close_all(self) -> None:
         for link in list(self._links.values()):
@@ -435,8 +434,9 @@ class Worker:
         """Send what is written so far, from within a callback."""
         assert isinstance(conversation, Link)
         with contextlib.suppress(OSError):  # a broken connection is the loop's business, not the callback's
-            if conversation.unsent is not None and self._send(conversation, conversation.unsent):
-                self._poller.change(conversation.sock.fileno(), READ)
+            unsent = conversation.unsent
+            if unsent is not None and self._send(conversation, unsent, conversation.sent):
+                self._poller.change(conversation.fd, READ)
             self._flush(conversation)
 
 

@@ -1,0 +1,53 @@
+# The types that make the compiled loop fast; what the code means stands in worker.py alone.
+
+from fastmilter.conversation cimport Conversation
+from fastmilter.server._sockets cimport Stream, accept
+from fastmilter.server.slots cimport Slots
+
+
+cdef class Link(Conversation):
+    cdef readonly Stream stream
+    cdef readonly int fd
+    cdef readonly double last_read
+    cdef readonly bytes unsent
+    cdef readonly Py_ssize_t sent
+
+
+cdef class Worker:
+    cdef readonly object plan
+    cdef public Py_ssize_t messages
+    cdef object _filter_class
+    cdef object _settings
+    cdef dict _listeners
+    cdef object _channel
+    cdef object _reader
+    cdef Slots _slots
+    cdef Py_ssize_t _slot
+    cdef dict _links
+    cdef object _poller
+    cdef object _buffer
+    cdef bint _listening
+    cdef Py_ssize_t _accepted
+    cdef object _accept_again_at
+    cdef double _next_tick
+    cdef double _next_sweep
+    cdef double _sweep_s
+    cdef object _drain_limits
+    cdef bint _stop_now
+
+    cdef bint _finished(self) except -1
+    cdef object _turn(self)
+    cdef object _tick(self, double now)
+    cdef object _listen(self)
+    cdef object _leave_listeners(self)
+    cdef object _accept(self, listener, double now)
+    cdef object _balance(self)
+    cdef object _handle(self, Link link, double now)
+    cdef bint _receive(self, Link link, double now) except -1
+    cdef object _serve(self, Link link)
+    cdef object _run_calls(self, Link link)
+    cdef bint _flush(self, Link link) except -1
+    cdef bint _send(self, Link link, bytes data, Py_ssize_t start) except -1
+    cdef object _end(self, Link link)
+    cdef object _lose(self, Link link)
+    cdef object _close(self, Link link)
