@@ -16,7 +16,8 @@ endif
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 STAMPS := build/stamps/$(subst /,_,$(VENV))
-SOURCES := setup.py $(wildcard fastmilter/*.pyx fastmilter/*.pxd)
+# Python files too are compiled, those that setup.py names: it finds out itself which have changed.
+SOURCES := setup.py $(foreach kind,py pyx pxd,$(wildcard fastmilter/*.$(kind) fastmilter/server/*.$(kind)))
 CHECKED := fastmilter tests examples bench setup.py
 # What pytest is told besides, for instance  make test PYTEST="-k session -x"
 PYTEST ?=
@@ -93,5 +94,5 @@ bench-idle: build ## Measure the memory of 10,000 idle connections
 
 clean: ## Remove what was built, and the virtual environments
 	rm -rf build dist *.egg-info .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f fastmilter/*.so fastmilter/*.c fastmilter/*.html
+	find fastmilter -name '*.so' -delete -o -name '*.c' -delete -o -name '*.html' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = bool(os.environ.get("FASTMILTER_DEBUG"))
+JOBS = os.cpu_count() or 1
 SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("FASTMILTER_SANITIZE") else []
 DIRECTIVES = {
     "language_level": 3,
@@ -46,18 +47,21 @@ def extension(name: str, suffix: str) -> Extension:
 
 
 setup(
+    options={"build_ext": {"parallel": JOBS}},
     ext_modules=[
         # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
         *cythonize(
             [extension(name, "pyx") for name in ("_messages", "_codec", "server._sockets")],
             compiler_directives=DIRECTIVES,
             annotate=DEBUG,
+            nthreads=JOBS,
         ),
         *cythonize(
             [extension(name, "py") for name in COMPILED],
             # Annotations are for people and mypy: a subclass of str would not pass where Cython reads "str".
             compiler_directives={**DIRECTIVES, "annotation_typing": False},
             annotate=DEBUG,
+            nthreads=JOBS,
         ),
     ]
 )

@@ -116,11 +116,11 @@ class _Decoder:
 class CommandDecoder(_Decoder):
     """Commands, out of what an MTA sends.
 
-    ``macros_of``: the letters of the commands whose macros are wanted, the packets of others are passed over (Postfix
-    sends one before each header field); ``None``: all.
+    ``macros_of``: the commands whose macros are wanted, bit n for the n-th letter; those of others are passed over
+    (Postfix sends a set before each header field).
     """
 
-    def __init__(self, max_data: int = 65535, *, macros_of: bytes | None = None) -> None: ...
+    def __init__(self, max_data: int = 65535, macros_of: int = 67108863) -> None: ...
     def __next__(self) -> _Command:
         """The next complete message; stops when there is none, and goes on after more was fed."""
 

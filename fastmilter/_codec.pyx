@@ -36,6 +36,7 @@ cdef enum:
     LENGTH = 4
     HEAD = 5  # length and letter: enough to know whether the packet can be right
     NEGOTIATION = 12  # version, actions, protocol
+    ALL_LETTERS = (1 << 26) - 1
     UNBOUNDED = 0x7FFFFFF0  # the largest max_data; sums of two sizes stay far from overflow
 
 
@@ -465,20 +466,14 @@ cdef class _Decoder:
 cdef class CommandDecoder(_Decoder):
     """Commands, out of what an MTA sends.
 
-    ``macros_of``: the letters of the commands whose macros are wanted, the packets of others are passed over (Postfix sends
-    one before each header field); ``None``: all.
+    ``macros_of``: the commands whose macros are wanted, bit n for the n-th letter; those of others are passed over (Postfix
+    sends a set before each header field).
     """
 
-    def __init__(self, max_data=constants.MAX_DATA_BYTES, *, macros_of=None):
+    def __init__(self, max_data=constants.MAX_DATA_BYTES, uint32_t macros_of=ALL_LETTERS):
         self.command = True
         self.max_data = max_data
-        self.macros_of = 0xFFFFFFFF
-        if macros_of is not None:
-            self.macros_of = 0
-            for letter in macros_of:
-                if not c"A" <= letter <= c"Z":
-                    raise ValueError(f"macros_of has {bytes([letter])!r}, expected letters of commands")
-                self.macros_of |= <uint32_t> 1 << (letter - c"A")
+        self.macros_of = macros_of
 
 
 @cython.final

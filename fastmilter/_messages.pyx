@@ -101,7 +101,13 @@ cdef class Macros:
 
     def __bool__(self):
         """Whether there is any pair; does not take the packet apart."""
-        return bool(self.pairs) if self.raw is None else self.raw.count(b"\0") > 1
+        cdef const uint8_t *end
+        cdef const uint8_t *nul
+        if self.raw is None:
+            return bool(self.pairs)
+        end = <const uint8_t *> PyBytes_AS_STRING(self.raw) + PyBytes_GET_SIZE(self.raw)
+        nul = <const uint8_t *> memchr(PyBytes_AS_STRING(self.raw), 0, <size_t> PyBytes_GET_SIZE(self.raw))
+        return nul is not NULL and memchr(nul + 1, 0, <size_t> (end - nul - 1)) is not NULL
 
     def __eq__(self, other):
         if not isinstance(other, Macros):

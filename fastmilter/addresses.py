@@ -56,6 +56,17 @@ class Params(tuple[str, ...]):
         return default
 
 
+def path_of(raw: bytes) -> bytes:
+    """Return a path as the MTA sent it without angle brackets and source route."""
+    path = raw[1:-1] if len(raw) > 1 and raw[0] == _LESS and raw[-1] == _GREATER else raw
+    if len(path) > 0 and path[0] == _AT:
+        # RFC 5321 section 4.1.1.3: a source route ("@a,@b:") must be accepted and should be ignored.
+        path = path.partition(b":")[2] or path
+    return path
+
+
+_LESS, _GREATER, _AT = b"<>@"
+
 _NO_PARAMS: Final = Params()
 
 
@@ -79,11 +90,7 @@ class Address(str):
 
     def __new__(cls, raw: bytes) -> "Address":
         """Read the path that the MTA sent."""
-        path = raw[1:-1] if raw[:1] == b"<" and raw[-1:] == b">" else raw
-        if path[:1] == b"@":
-            # RFC 5321 section 4.1.1.3: a source route ("@a,@b:") must be accepted and should be ignored.
-            path = path.partition(b":")[2] or path
-        self = super().__new__(cls, to_text(path))
+        self = super().__new__(cls, to_text(path_of(raw)))
         self.raw = raw
         return self
 
@@ -198,7 +205,10 @@ class SocketAddress:
             return cls()
         if text[:5].lower() == "ipv6:":
             text = text[5:]
-        return cls(name, text or None, port or None)
+        made = object.__new__(cls)
+        # Each connection makes one, and the constructor of a frozen dataclass sets its fields one by one by a call.
+        made.__dict__.update(family=name, host=text or None, port=port or None, path=None)
+        return made
 
     @cached_property
     def ip(self) -> IPAddress | None:

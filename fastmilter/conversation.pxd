@@ -2,10 +2,12 @@
 
 from fastmilter._messages cimport Body, Header
 from fastmilter.addresses cimport params_of, to_text
+from fastmilter.edits cimport Composed, compose
 from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
 
 cdef int BODY, DATA, END_OF_HEADERS, END_OF_MESSAGE, HEADER, MAIL, RCPT
+cdef int _ADD_HEADERS
 cdef int _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE
 cdef bint _is_answered(int purpose) noexcept
 
@@ -17,11 +19,12 @@ cdef class Conversation:
     cdef readonly Connection connection
     cdef readonly EditableMessage message
     cdef object _host
-    cdef object _overridden
+    cdef frozenset _overridden
     cdef bint _reused
     cdef bint _unmade
     cdef int _purpose
-    cdef int _skipped
+    cdef int _steps
+    cdef int _asked
     cdef int _interrupted
     cdef Py_ssize_t _mark
     cdef readonly str callback
@@ -45,7 +48,7 @@ cdef class Conversation:
     cdef object _mail(self, event)
     cdef object _rcpt(self, event)
     cdef bint _refused_by_mta(self) except -1
-    cdef bint _asks(self, str name, int step) except -1
+    cdef bint _asks(self, int step) except -1
     cdef EditableMessage _in_work(self)
     cdef object _spare(self)
     cdef object _header(self, event)
@@ -69,3 +72,4 @@ cdef class Conversation:
     cdef object _let_go(self, verdict)
     cdef object _ended(self, verdict)
     cdef object _finish(self, verdict)
+    cdef object _finish_with_edits(self, EditableMessage message, verdict)

@@ -43,7 +43,7 @@ from fastmilter.edits import body_packets, compose, discard
 from fastmilter.errors import FastmilterError
 from fastmilter.filter import Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
-from fastmilter.message import Connection, Message
+from fastmilter.message import Connection, EditableMessage, Message
 from fastmilter.negotiation import (
     BODY,
     DATA,
@@ -59,6 +59,10 @@ from fastmilter.negotiation import (
 from fastmilter.plan import Plan
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
 from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, OutOfOrder, Session
+
+_ADD_HEADERS = int(Action.ADD_HEADERS)
+# A look into an enumeration costs as much as a callback.
+_ACCEPT, _DISCARD, _SKIP = VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.SKIP
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """What a driver has to run: a function and its arguments."""
@@ -113,6 +117,7 @@ class Conversation:
         self.message: Message[SimpleNamespace] | None = None
         self._host = host
         self._overridden = plan.overridden
+        self._steps = plan.steps
         self._reused = False  # an SMTP connection has ended on this milter connection (QUIT_NC)
         self._unmade = False  # the filter object could not be made: notices are not worth another attempt
         self._purpose: int = _NOTICE
@@ -121,7 +126,7 @@ class Conversation:
         self._mark = 0  # how many edits there were before the callback in work
         self._held: Event | None = None  # an event that is in work (the offer), or comes next (the end of the message)
         self._todo: list[tuple[int, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
-        self._skipped = 0  # steps answered SKIP in this message, a bit each
+        self._asked = 0  # steps of this message whose callbacks are to be called, a bit each
         self._interrupted: int = _STEP  # what on_error answers for
         self._recipient: RcptTo | None = None  # the recipient that on_rcpt looks at
 
@@ -282,7 +287,7 @@ class Conversation:
         self._connected()
         session = self.session
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
-        self._skipped = 0
+        self._asked = self._steps
         if "on_mail" in self._overridden:
             return self._call(_STEP, "on_mail", (Address(event.sender), params_of(event.params)))
         self._go_on()
@@ -298,10 +303,10 @@ class Conversation:
             arguments = (Address(event.recipient), params_of(event.params), self.macros.get("rcpt_addr", ""))
             self._todo.append((_NOTICE, "on_rejected_rcpt", arguments))
             return None
-        if self._asks("on_rcpt", RCPT):
+        if self._asks(RCPT):
             self._recipient = event
             return self._call(_STEP, "on_rcpt", (Address(event.recipient), params_of(event.params)))
-        if session.kept is None or session.kept.kind is VerdictKind.ACCEPT:
+        if session.kept is None or session.kept.kind is _ACCEPT:
             self._in_work()._recipients.append(event)
         self._spare()
         return None
@@ -311,11 +316,11 @@ class Conversation:
         macros = self.session.stages[STAGE_OF_LETTER[b"R"]]
         return macros is not None and macros.get(b"rcpt_mailer") == b"error"
 
-    def _asks(self, name: str, step: int) -> bool:
+    def _asks(self, step: int) -> bool:
         """Whether the callback of a step of the message is to be called."""
-        return name in self._overridden and self.session.kept is None and not self._skipped >> step & 1
+        return bool(self._asked >> step & 1) and self.session.kept is None
 
-    def _in_work(self) -> Message[SimpleNamespace]:
+    def _in_work(self) -> EditableMessage:
         message = self.message
         assert message is not None  # the session shows no step of a message before MAIL
         return message
@@ -328,19 +333,19 @@ class Conversation:
 
     def _header(self, event: Header) -> Call | None:
         self._in_work()._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
-        if self._asks("on_header", HEADER):
+        if self._asks(HEADER):
             return self._call(_STEP, "on_header", (to_text(event.name), to_text(event.value)))
         self._spare()
         return None
 
     def _plain_step(self, name: str, step: int) -> Call | None:
-        if self._asks(name, step):
+        if self._asks(step):
             return self._call(_STEP, name, ())
         self._spare()
         return None
 
     def _body(self, event: Body) -> Call | None:
-        if self._asks("on_body", BODY):
+        if self._asks(BODY):
             return self._call(_STEP, "on_body", (event.chunk,))
         self._spare()
         return None
@@ -349,7 +354,7 @@ class Conversation:
         if self.session.kept is not None:
             self._finish(self.session.kept)
             return None
-        if event.chunk and self._asks("on_body", BODY):
+        if event.chunk and self._asks(BODY):
             self._held = EndOfMessage()
             return self._call(_LAST_CHUNK, "on_body", (event.chunk,))
         if "on_end_of_message" in self._overridden:
@@ -497,11 +502,11 @@ class Conversation:
         if step == END_OF_MESSAGE:
             self._conclude_end(verdict)
             return
-        if kind is VerdictKind.SKIP:
-            self._skipped |= 1 << step
+        if kind is _SKIP:
+            self._asked &= ~(1 << step)  # no more of this step
         if step == RCPT:
             verdict = self._conclude_rcpt(verdict)
-        if kind is VerdictKind.ACCEPT and MAIL <= step < END_OF_MESSAGE and self._in_work()._edits:
+        if kind is _ACCEPT and MAIL <= step < END_OF_MESSAGE and self._in_work()._edits:
             session.carry(verdict)
         elif session.answer(verdict):
             self._let_go(verdict)
@@ -509,7 +514,7 @@ class Conversation:
 
     def _conclude_end(self, verdict: Verdict) -> None:
         if self._purpose == _LAST_CHUNK:
-            if verdict.kind in (VerdictKind.CONTINUE, VerdictKind.SKIP):
+            if verdict.kind in (CONTINUE.kind, _SKIP):
                 return  # the end of the message itself is held, and comes next
             self._held = None
         self._finish(verdict)
@@ -543,28 +548,29 @@ class Conversation:
     def _finish(self, verdict: Verdict) -> None:
         """Answer the end of the message."""
         message = self._in_work()
-        session = self.session
-        edits = message._edits
-        if verdict.kind is VerdictKind.SKIP:
+        if verdict is not CONTINUE and verdict.kind is _SKIP:
             verdict = CONTINUE
-        if not edits:
-            session.finish(verdict)
-        elif verdict.is_refusal or verdict.kind is VerdictKind.DISCARD:
+        if not message._edits:
+            self.session.finish(verdict)
+        elif verdict is not CONTINUE and (verdict.is_refusal or verdict.kind is _DISCARD):
             self._let_go(verdict)
-            session.finish(verdict)
+            self.session.finish(verdict)
         else:
-            shown = message._shown if session.agreement.headers_shown else None
-            composed = compose(
-                edits,
-                shown,
-                appends_in_place=self._connected().mta == "sendmail",
-                may_add=session.agreement.can(Action.ADD_HEADERS),
-                recipients=(recipient.recipient for recipient in message._recipients),
-            )
-            if composed.body is None:
-                session.finish(verdict, composed.head + composed.foot)
-            else:
-                foot = b"".join((*composed.foot, verdict.packet))
-                packets = body_packets(composed.body, session.agreement.max_data, foot)
-                session.finish(verdict, composed.head, packets)
+            self._finish_with_edits(message, verdict)
         self._ended(verdict)
+
+    def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> None:
+        session = self.session
+        agreement = session.agreement
+        composed = compose(
+            message._edits,
+            message._shown if agreement.headers_shown else None,
+            self._connected().mta == "sendmail",
+            message._actions & _ADD_HEADERS != 0,
+            [recipient.recipient for recipient in message._recipients],
+        )
+        if composed.body is None:
+            session.finish(verdict, composed.head + composed.foot)
+        else:
+            foot = b"".join((*composed.foot, verdict.packet))
+            session.finish(verdict, composed.head, body_packets(composed.body, agreement.max_data, foot))

@@ -33,3 +33,7 @@ cpdef bytes field_value(bytes name, object value)
 cpdef Py_ssize_t count(list names, bytes name)
 cdef bytes _change(SetHeader edit)
 cdef tuple _settle(list edits, list shown)
+cpdef Composed compose(list edits, list shown, bint appends_in_place, bint may_add=*, object recipients=*)
+cdef bytes _append(object edit, bint in_the_way)
+cdef bint _may_be_there(bytes name, list shown, list added) except -1
+cdef int _NUL, _LF, _CR

@@ -43,13 +43,16 @@ def stored(stages: Stages, macros: codec.Macros) -> Stages:
 
 def cleared(stages: Stages, first: int) -> Stages:
     """Return ``stages`` without the sets from ``first`` on: what CONNECT, HELO and MAIL do, in a new list."""
-    return [*stages[:first], *NO_STAGES[first:]]
+    kept = list(stages)
+    clear(kept, first)
+    return kept
 
 
 def clear(stages: Stages, first: int) -> None:
     """Take the sets from ``first`` on out of ``stages`` itself: what RCPT does within a message."""
     if isinstance(stages, list):
-        stages[first:] = NO_STAGES[first:]
+        for stage in range(first, len(NO_STAGES)):
+            stages[stage] = None
 
 
 def look_up(stages: Stages, name: bytes) -> str | None:

@@ -12,11 +12,12 @@ cdef class Connection:
     cdef Session _session
     cdef object _connect
     cdef public bytes _helo
+    cdef object _known_mta
 
 
 cdef class EditableMessage:
     cdef readonly object _agreement
-    cdef int _actions
+    cdef readonly int _actions
     cdef object _stages
     cdef object _sender
     cdef public object _state

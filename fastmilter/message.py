@@ -79,6 +79,7 @@ class Connection:
         self._session = session
         self._connect = connect
         self._helo: bytes | None = None
+        self._known_mta: str | None = None
 
     @property
     def hostname(self) -> str:
@@ -106,14 +107,9 @@ class Connection:
     @property
     def mta(self) -> str | None:
         """``"postfix"``, ``"sendmail"`` or ``None`` if unknown: from the macro ``v``, or else from its habits."""
-        stages = self._session.stages[:CONNECTION_STAGES]
-        version = look_up(stages, b"v")
-        if version is not None:
-            return "postfix" if version.startswith("Postfix") else "sendmail" if version[:2] == "8." else None
-        # Sendmail does not send v unless it is configured; {if_name} and the daemon's name MTA or MSA are its own.
-        if look_up(stages, b"if_name") is not None or look_up(stages, b"daemon_name") in ("MTA", "MSA"):
-            return "sendmail"
-        return None
+        if self._known_mta is None:
+            self._known_mta = _mta_of(self._session.stages[:CONNECTION_STAGES])
+        return self._known_mta
 
     @property
     def mta_version(self) -> str | None:
@@ -129,6 +125,16 @@ class Connection:
     def can(self, action: Action) -> bool:
         """Whether the MTA granted ``action``, for instance ``Action.QUARANTINE``."""
         return self._session.agreement.can(action)
+
+
+def _mta_of(stages: Stages) -> str | None:
+    version = look_up(stages, b"v")
+    if version is not None:
+        return "postfix" if version.startswith("Postfix") else "sendmail" if version[:2] == "8." else None
+    # Sendmail does not send v unless it is configured; {if_name} and the daemon's name MTA or MSA are its own.
+    if look_up(stages, b"if_name") is not None or look_up(stages, b"daemon_name") in ("MTA", "MSA"):
+        return "sendmail"
+    return None
 
 
 class EditableMessage:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from fastmilter import codec
 from fastmilter.constants import STEPS, Action, Step
 from fastmilter.errors import ConfigError
-from fastmilter.negotiation import Agreement, Offer, Wish, negotiate, request_of
+from fastmilter.negotiation import STEP_NUMBERS, Agreement, Offer, Wish, negotiate, request_of
 from fastmilter.replies import Verdict, VerdictKind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,6 +67,8 @@ class Plan:
     wish: Wish
     overridden: frozenset[str]
     """The names of the callbacks to call."""
+    steps: int
+    """The steps whose callbacks are to be called, bit n for ``STEP_NUMBERS`` n."""
     state_class: type
     is_async: bool
     agreements: dict[tuple[int, int, int], Agreement]
@@ -115,6 +117,7 @@ def make_plan(cls: Any, base: type) -> Plan:
         filter_class=cls,
         wish=_wish(cls, overridden),
         overridden=overridden,
+        steps=sum(1 << number for step, number in STEP_NUMBERS.items() if callback_name(step) in overridden),
         state_class=_state_class(cls, base),
         is_async=any(
             inspect.iscoroutinefunction(getattr(cls, name)) for name in (*overridden, *HOOKS) if hasattr(cls, name)

@@ -44,7 +44,7 @@ from fastmilter._messages import (
     Unknown,
 )
 from fastmilter.codec import Command
-from fastmilter.constants import STEPS, ProtocolFlag, Step
+from fastmilter.constants import MAX_DATA_BYTES, STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
 from fastmilter.negotiation import (
@@ -67,7 +67,7 @@ _MAIL_STAGE: Final = STAGE_OF_LETTER[b"M"]
 _RCPT_STAGE: Final = STAGE_OF_LETTER[b"R"]
 _DATA_STAGE: Final = STAGE_OF_LETTER[b"T"]
 
-_MACROS_KEPT: Final = b"".join(STAGE_OF_LETTER)
+_MACROS_KEPT: Final = sum(1 << (letter[0] - ord("A")) for letter in STAGE_OF_LETTER)
 
 STEP_NAMES: Final[tuple[Step, ...]] = tuple(STEPS)
 """The step of each number."""
@@ -180,7 +180,7 @@ class Session:
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
         self._delivered = False  # self.over has been told to the MTA
-        self._decoder = CommandDecoder(macros_of=_MACROS_KEPT)
+        self._decoder = CommandDecoder(MAX_DATA_BYTES, _MACROS_KEPT)
         self._pushed: Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
         self._eof = False
         self._replies: tuple[bool, ...] = ()  # of the agreement; empty before it
@@ -489,13 +489,13 @@ class Session:
             return False
         step = self.step
         kind = verdict.kind
-        if kind is VerdictKind.SKIP:
+        if kind is SKIP.kind:
             # On Sendmail, SKIP anywhere but in the body switches the filter off; there the caller spares callbacks.
             skip = step == BODY and self.agreement.skip
             self.out.append(SKIP.packet if skip else CONTINUE.packet)
             return False
         self.out.append(verdict.packet)
-        if kind is VerdictKind.CONTINUE or step == UNKNOWN:
+        if kind is CONTINUE.kind or step == UNKNOWN:
             return False
         if step <= HELO:
             self.kept_for_connection = verdict
@@ -518,7 +518,7 @@ class Session:
         """
         self.out.extend(edits)
         if tail is None:
-            self.out.append(CONTINUE.packet if verdict.kind is VerdictKind.SKIP else verdict.packet)
+            self.out.append(_CONTINUE_PACKET if verdict.kind is SKIP.kind else verdict.packet)
         self.tail = tail
         self._end(verdict)
         self.over = None  # the MTA has nothing more to say of it: what comes without a new MAIL is out of order

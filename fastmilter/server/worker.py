@@ -410,7 +410,7 @@ class Worker:
             link.session.drain = min(over, 2)
             if over == 4 or (over == 3 and not link.session.past_data):
                 self._lose(link)
-        self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])  # noqa: RUF005 - Cython
+        self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])
 
     def _close_all(self) -> None:
         for link in list(self._links.values()):
