@@ -25,3 +25,7 @@ cdef class _Decoder:
 
 cdef class CommandDecoder(_Decoder):
     pass
+
+
+cpdef bytes header_packet(uint8_t letter, object index, bytes name, bytes value)
+cpdef bytes encode(object message, Py_ssize_t max_data=*)

@@ -144,6 +144,9 @@ def decode_command(payload: Buffer) -> _Command:
 def decode_response(payload: Buffer) -> _Response:
     """The response in one packet without its length, that is the letter and the data; at most 1052672 bytes."""
 
+def header_packet(letter: int, index: int | None, name: bytes, value: bytes) -> bytes:
+    """The packet that adds (``h``, without an index), inserts (``i``) or changes (``m``) a header field."""
+
 def encode(message: _Command | _Response, max_data: int = 65535) -> bytes:
     """The packet of a message, ready to send; ``InvalidMessage`` if it cannot be one.
 

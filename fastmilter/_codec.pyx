@@ -18,13 +18,13 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 
-from fastmilter._messages cimport Body, Header, Macros
+from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
 
 from fastmilter import _bounds, constants
 from fastmilter._messages import (
-    Abort, Accept, AddHeader, AddRecipient, ChangeHeader, ChangeSender, Connect, ConnectionFail, Continue, Data,
-    DeleteRecipient, Discard, EndOfHeaders, EndOfMessage, Helo, InsertHeader, MailFrom, Negotiate, Progress, Quarantine,
-    Quit, QuitNewConnection, RcptTo, Reject, ReplaceBody, ReplyCode, Shutdown, Skip, TempFail, Unknown,
+    Abort, Accept, AddHeader, AddRecipient, ChangeHeader, ChangeSender, ConnectionFail, Continue, Data, DeleteRecipient,
+    Discard, EndOfHeaders, EndOfMessage, Helo, InsertHeader, Negotiate, Progress, Quarantine, Quit, QuitNewConnection,
+    Reject, ReplaceBody, ReplyCode, Shutdown, Skip, TempFail, Unknown,
 )
 from fastmilter.errors import InvalidMessage, RemoteProtocolError
 
@@ -37,6 +37,7 @@ cdef enum:
     HEAD = 5  # length and letter: enough to know whether the packet can be right
     NEGOTIATION = 12  # version, actions, protocol
     ALL_LETTERS = (1 << 26) - 1
+    DATA_BYTES = 65535  # constants.MAX_DATA_BYTES, as a number of C
     UNBOUNDED = 0x7FFFFFF0  # the largest max_data; sums of two sizes stay far from overflow
 
 
@@ -161,12 +162,23 @@ cdef object decode_connect(Packet *packet):
     return Connect(hostname, bytes([family]), port, take_string(packet, "address"))
 
 
-cdef tuple decode_path(Packet *packet):
-    """A path and its parameters; a last one that no NUL ends is dropped, as libmilter does."""
-    cdef bytes path = take_string(packet, "address")
-    if not left(packet):
-        return path, ()
-    return path, tuple(take_rest(packet).split(b"\0")[:-1])
+cdef MailFrom decode_mail(Packet *packet):
+    cdef MailFrom message = MailFrom.__new__(MailFrom)
+    message.sender = take_string(packet, "address")
+    message.params = take_params(packet)
+    return message
+
+
+cdef RcptTo decode_rcpt(Packet *packet):
+    cdef RcptTo message = RcptTo.__new__(RcptTo)
+    message.recipient = take_string(packet, "address")
+    message.params = take_params(packet)
+    return message
+
+
+cdef inline tuple take_params(Packet *packet):
+    """What stands behind a path; a last one that no NUL ends is dropped, as libmilter does."""
+    return tuple(take_rest(packet).split(b"\0")[:-1]) if left(packet) else ()
 
 
 cdef tuple decode_joined_path(Packet *packet):
@@ -203,9 +215,9 @@ cdef object command_of(Packet *packet):
     elif letter == c"B":
         return decode_body(packet)
     elif letter == c"R":
-        return RcptTo(*decode_path(packet))
+        return decode_rcpt(packet)
     elif letter == c"M":
-        return MailFrom(*decode_path(packet))
+        return decode_mail(packet)
     elif letter == c"C":
         return decode_connect(packet)
     elif letter == c"H":
@@ -470,7 +482,7 @@ cdef class CommandDecoder(_Decoder):
     sends a set before each header field).
     """
 
-    def __init__(self, max_data=constants.MAX_DATA_BYTES, uint32_t macros_of=ALL_LETTERS):
+    def __init__(self, max_data=DATA_BYTES, uint32_t macros_of=ALL_LETTERS):
         self.command = True
         self.max_data = max_data
         self.macros_of = macros_of
@@ -487,31 +499,35 @@ cdef class ResponseDecoder(_Decoder):
 
 # --- Encoding: one function writes every packet, so nothing gets on the wire past its checks --------------------------
 
-cdef bytes frame(uint8_t letter, object prefix, object strings, Py_ssize_t limit):
+cdef bytes frame(uint8_t letter, bytes prefix, tuple strings, Py_ssize_t limit):
     """A packet: length, letter, ``prefix`` as it stands, each of ``strings`` with its NUL."""
-    cdef bint command = COMMANDS[letter].known
     cdef Py_ssize_t size = PyBytes_GET_SIZE(plain(letter, prefix))
     cdef Py_ssize_t length
     cdef uint8_t *at
     cdef bytes packet
     for string in strings:
-        if b"\0" in plain(letter, string):
+        length = PyBytes_GET_SIZE(plain(letter, string))
+        if memchr(PyBytes_AS_STRING(<bytes> string), 0, <size_t> length) is not NULL:
             raise InvalidMessage(_bounds.wrong_content(letter, string, "a NUL inside"))
-        size += PyBytes_GET_SIZE(<bytes> string) + 1
-    if not fits(letter, command, size, limit):
-        raise InvalidMessage(_bounds.wrong_size(letter, command, size, limit))
+        size += length + 1
+    if not fits(letter, COMMANDS[letter].known, size, limit):
+        raise InvalidMessage(_bounds.wrong_size(letter, bool(COMMANDS[letter].known), size, limit))
     packet = PyBytes_FromStringAndSize(NULL, HEAD + size)
     at = <uint8_t *> PyBytes_AS_STRING(packet)
-    size += 1  # the length counts the letter
-    at[0], at[1], at[2], at[3], at[4] = size >> 24, (size >> 16) & 255, (size >> 8) & 255, size & 255, letter
+    write_u32(at, <uint32_t> size + 1)  # the length counts the letter
+    at[LENGTH] = letter
     at += HEAD
-    length = PyBytes_GET_SIZE(<bytes> prefix)
-    memcpy(at, PyBytes_AS_STRING(<bytes> prefix), <size_t> length)
+    length = PyBytes_GET_SIZE(prefix)
+    memcpy(at, PyBytes_AS_STRING(prefix), <size_t> length)
     for string in strings:
         at += length
         length = PyBytes_GET_SIZE(<bytes> string) + 1  # CPython ends every bytes object with a NUL
         memcpy(at, PyBytes_AS_STRING(<bytes> string), <size_t> length)
     return packet
+
+
+cdef inline void write_u32(uint8_t *at, uint32_t value) noexcept:
+    at[0], at[1], at[2], at[3] = value >> 24, (value >> 16) & 255, (value >> 8) & 255, value & 255
 
 
 cdef bytes plain(uint8_t letter, object value):
@@ -521,10 +537,12 @@ cdef bytes plain(uint8_t letter, object value):
 
 
 cdef bytes number(object value, int size, str what):
+    cdef uint8_t[LENGTH] written
     highest = 0xFFFF if size == 2 else 0xFFFFFFFF
     if not isinstance(value, int) or not 0 <= value <= highest:
         raise InvalidMessage(f"{what} is {value!r}, expected 0 to {highest}")
-    return value.to_bytes(size, "big")
+    write_u32(written, value)
+    return written[LENGTH - size:LENGTH]
 
 
 cdef object pairs(uint8_t letter, object values):
@@ -550,7 +568,7 @@ cdef bytes encode_negotiate(object message, Py_ssize_t limit):
 cdef bytes encode_macros(Macros message, Py_ssize_t limit):
     if len(message.command) != 1:
         raise InvalidMessage(f"the command of macros is {_bounds.quoted(message.command)}, expected one letter")
-    return frame(c"D", message.command, [part for pair in pairs(c"D", message.values) for part in pair], limit)
+    return frame(c"D", message.command, tuple([part for pair in pairs(c"D", message.values) for part in pair]), limit)
 
 
 cdef bytes encode_connect(object message, Py_ssize_t limit):
@@ -597,7 +615,12 @@ cdef dict PACKETS = {type(WITHOUT_DATA[letter]): b"\0\0\0\1" + bytes([letter]) f
 del PACKETS[EndOfMessage]  # may carry data
 
 
-def encode(message, Py_ssize_t max_data=constants.MAX_DATA_BYTES):
+cpdef bytes header_packet(uint8_t letter, object index, bytes name, bytes value):
+    """The packet that adds (``h``, without an index), inserts (``i``) or changes (``m``) a header field."""
+    return encode_field(letter, b"" if index is None else number(index, 4, "index"), name, value, DATA_BYTES)
+
+
+cpdef bytes encode(object message, Py_ssize_t max_data=DATA_BYTES):
     """The packet of a message, ready to send; ``InvalidMessage`` if it cannot be one.
 
     ``max_data``: most bytes of data behind the letter; more than 65535 only where that was negotiated.

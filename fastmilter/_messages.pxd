@@ -1,9 +1,12 @@
-# The messages that come by the dozen per mail: the codec fills their fields without a call.
+# The messages that every mail has: the codec fills their fields without a call.
 
 cdef class Macros:
     cdef readonly bytes command
     cdef bytes raw
     cdef tuple pairs
+
+    cpdef bytes get(self, bytes name)
+    cdef bint is_empty(self) except -1
 
 
 cdef class Header:
@@ -13,3 +16,20 @@ cdef class Header:
 
 cdef class Body:
     cdef readonly bytes chunk
+
+
+cdef class Connect:
+    cdef readonly bytes hostname
+    cdef readonly bytes family
+    cdef readonly object port
+    cdef readonly bytes address
+
+
+cdef class MailFrom:
+    cdef readonly bytes sender
+    cdef readonly tuple params
+
+
+cdef class RcptTo:
+    cdef readonly bytes recipient
+    cdef readonly tuple params

@@ -71,7 +71,7 @@ cdef class Macros:
         """The names without braces, in the order of the packet."""
         return [bare(name) for name, _ in self.values]
 
-    def get(self, bytes name not None):
+    cpdef bytes get(self, bytes name):
         """The value of the macro ``name``, given without braces, or ``None``.
 
         ``i`` and ``{i}`` are one name; the first of two wins, as in libmilter.
@@ -80,6 +80,8 @@ cdef class Macros:
         cdef const uint8_t *end
         cdef const uint8_t *value
         cdef const uint8_t *stop
+        if name is None:
+            raise TypeError("the name of a macro must be bytes, not None")
         if self.raw is None:
             for known, found in self.pairs:
                 if bare(known) == name:
@@ -101,13 +103,16 @@ cdef class Macros:
 
     def __bool__(self):
         """Whether there is any pair; does not take the packet apart."""
+        return not self.is_empty()
+
+    cdef bint is_empty(self) except -1:
         cdef const uint8_t *end
         cdef const uint8_t *nul
         if self.raw is None:
-            return bool(self.pairs)
+            return not self.pairs
         end = <const uint8_t *> PyBytes_AS_STRING(self.raw) + PyBytes_GET_SIZE(self.raw)
         nul = <const uint8_t *> memchr(PyBytes_AS_STRING(self.raw), 0, <size_t> PyBytes_GET_SIZE(self.raw))
-        return nul is not NULL and memchr(nul + 1, 0, <size_t> (end - nul - 1)) is not NULL
+        return nul is NULL or memchr(nul + 1, 0, <size_t> (end - nul - 1)) is NULL
 
     def __eq__(self, other):
         if not isinstance(other, Macros):

@@ -1,7 +1,9 @@
 # C names of addresses.py for the compiled modules above it.
 
-cpdef str to_text(bytes data)
-cpdef bytes to_bytes(object text)
+from fastmilter._text cimport to_bytes, to_text
+
 cdef int _LESS, _GREATER, _AT
 cpdef bytes path_of(bytes raw)
 cpdef object params_of(tuple params)
+cpdef object address_of(bytes raw)
+cdef object _new_str

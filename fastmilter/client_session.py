@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Final
 
 from fastmilter import codec
-from fastmilter.addresses import to_text
+from fastmilter._text import to_text
 from fastmilter.constants import (
     ALL_ACTIONS,
     MAX_DATA_BYTES,

@@ -1,13 +1,15 @@
 # The types that make the compiled conversation fast; what the code means stands in conversation.py alone.
 
-from fastmilter._messages cimport Body, Header
-from fastmilter.addresses cimport params_of, to_text
+from fastmilter._messages cimport Body, Connect, Header, MailFrom, RcptTo
+from fastmilter._text cimport to_text
+from fastmilter.addresses cimport address_of, params_of
 from fastmilter.edits cimport Composed, compose
 from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
 
 cdef int BODY, DATA, END_OF_HEADERS, END_OF_MESSAGE, HEADER, MAIL, RCPT
 cdef int _ADD_HEADERS
+cdef object _ACCEPT, _DISCARD, _SKIP
 cdef int _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE
 cdef bint _is_answered(int purpose) noexcept
 
@@ -25,6 +27,8 @@ cdef class Conversation:
     cdef int _purpose
     cdef int _steps
     cdef int _asked
+    cdef Header _field
+    cdef tuple _arguments
     cdef int _interrupted
     cdef Py_ssize_t _mark
     cdef readonly str callback
@@ -33,31 +37,32 @@ cdef class Conversation:
     cdef object _recipient
 
     cdef object _complain(self, text)
-    cpdef object next_call(self)
-    cdef object _take(self, event)
-    cdef object _take_for_connection(self, kind, event)
-    cdef object _take_up(self)
-    cdef object _call(self, int purpose, str name, tuple arguments)
-    cdef object _begin(self, int purpose, str name, tuple arguments)
-    cdef object _make(self)
-    cdef object _negotiate(self, event)
+    cpdef bint next_call(self) except -1
+    cpdef object invoke(self)
+    cdef bint _take(self, event) except -1
+    cdef bint _take_for_connection(self, kind, event) except -1
+    cdef object _later(self, int purpose, str name, tuple arguments)
+    cdef bint _take_up(self) except -1
+    cdef bint _call(self, int purpose, str name, tuple arguments) except -1
+    cdef bint _begin(self, int purpose, str name, tuple arguments) except -1
+    cdef bint _make(self) except -1
+    cdef bint _negotiate(self, event) except -1
     cdef object _agree(self, wish)
-    cdef object _connect(self, event)
-    cdef object _helo(self, event)
+    cdef bint _connect(self, Connect event) except -1
+    cdef bint _helo(self, event) except -1
     cdef Connection _connected(self)
-    cdef object _mail(self, event)
-    cdef object _rcpt(self, event)
+    cdef bint _mail(self, MailFrom event) except -1
+    cdef bint _rcpt(self, RcptTo event) except -1
     cdef bint _refused_by_mta(self) except -1
     cdef bint _asks(self, int step) except -1
     cdef EditableMessage _in_work(self)
     cdef object _spare(self)
-    cdef object _header(self, event)
-    cdef object _plain_step(self, str name, int step)
-    cdef object _body(self, event)
-    cdef object _end_of_message(self, event)
-    cdef object _unknown(self, event)
+    cdef bint _header(self, Header event) except -1
+    cdef bint _plain_step(self, str name, int step) except -1
+    cdef bint _body(self, Body event) except -1
+    cdef bint _end_of_message(self, event) except -1
+    cdef bint _unknown(self, event) except -1
     cdef object _dropped(self)
-    cdef object _out_of_order(self, event)
     cdef object _closed(self)
     cpdef object returned(self, result)
     cdef object _refuse_result(self, result)

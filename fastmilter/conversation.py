@@ -1,13 +1,13 @@
 """A session and its filter: events become callbacks, results become answers.
 
-The conversation never calls user code itself. A driver asks ``next_call()`` what to run, runs it in its own way (in
-the loop, in a thread, on asyncio) and hands back the outcome with ``returned()`` or ``failed()``, until there is
-nothing left to run; then it sends what is in ``session.out`` and ``session.tail``::
+The conversation never runs user code of its own accord. A driver asks ``next_call()`` whether there is something to
+run, has ``invoke()`` run it in its own way (in the loop, in a thread, on asyncio) and hands back the outcome with
+``returned()`` or ``failed()``, until there is nothing left to run; then it sends what is in ``session.out`` and
+``session.tail``::
 
-    while (call := conversation.next_call()) is not None:
-        function, arguments = call
+    while conversation.next_call():
         try:
-            result = function(*arguments)
+            result = conversation.invoke()
         except Exception as error:
             conversation.failed(error)
         else:
@@ -19,7 +19,6 @@ answered by ``on_error`` or ``error_verdict``, and its own edits are dropped.
 
 import inspect
 import reprlib
-from collections.abc import Callable
 from enum import IntEnum, auto
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -37,7 +36,8 @@ from fastmilter._messages import (
     RcptTo,
     Unknown,
 )
-from fastmilter.addresses import Address, params_of, to_text
+from fastmilter._text import to_text
+from fastmilter.addresses import address_of, params_of
 from fastmilter.constants import Action, Step
 from fastmilter.edits import body_packets, compose, discard
 from fastmilter.errors import FastmilterError
@@ -63,9 +63,6 @@ from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, OutOfOrder, S
 _ADD_HEADERS = int(Action.ADD_HEADERS)
 # A look into an enumeration costs as much as a callback.
 _ACCEPT, _DISCARD, _SKIP = VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.SKIP
-
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
-"""What a driver has to run: a function and its arguments."""
 
 
 class Host(Protocol):
@@ -123,9 +120,11 @@ class Conversation:
         self._purpose: int = _NOTICE
         self.callback = ""
         """The name of the callback in work, or of the last one."""
+        self._field: Header | None = None  # what on_header is called with: a tuple of it would cost as much as the call
+        self._arguments: tuple[Any, ...] = ()  # what the callback in work is called with otherwise
         self._mark = 0  # how many edits there were before the callback in work
         self._held: Event | None = None  # an event that is in work (the offer), or comes next (the end of the message)
-        self._todo: list[tuple[int, str, tuple[Any, ...]]] = []  # calls that follow from an event, last first
+        self._todo: list[tuple[int, str, tuple[Any, ...]]] | None = None  # calls that follow an event, last first
         self._asked = 0  # steps of this message whose callbacks are to be called, a bit each
         self._interrupted: int = _STEP  # what on_error answers for
         self._recipient: RcptTo | None = None  # the recipient that on_rcpt looks at
@@ -155,27 +154,46 @@ class Conversation:
 
     # -- what to run ---------------------------------------------------------------------------------------------
 
-    def next_call(self) -> Call | None:
-        """Return what to run next; ``None``: send what there is, and wait for more from the MTA."""
+    def next_call(self) -> bool:
+        """Tell whether there is something to ``invoke``; if not: send what there is, and wait for more from the MTA."""
         while True:
-            if self._todo:
-                call = self._take_up()
-                if call is not None:
-                    return call
+            if self._todo is not None:
+                if self._take_up():
+                    return True
                 continue
             event = self._held
             if event is None:
                 event = self.session.next_event()
                 if event is None:
-                    return None
+                    return False
             else:
                 self._held = None
-            call = self._take(event)
-            if call is not None:
-                return call
+            if self._take(event):
+                return True
 
-    def _take(self, event: Any) -> Call | None:
-        """Return the call that an event asks for, if any. The most frequent ones come first."""
+    def invoke(self) -> Any:
+        """Run what is to be run; hand what it returns to ``returned``, and what it raises to ``failed``.
+
+        This is the one place where user code runs; a driver calls it once after each ``next_call``.
+        """
+        target = self.filter
+        field = self._field
+        if field is not None and target is not None:
+            self._field = None
+            return target.on_header(to_text(field.name), to_text(field.value))
+        if self._purpose == _MAKE:
+            return self.plan.filter_class()
+        arguments, self._arguments = self._arguments, ()
+        return getattr(target, self.callback)(*arguments)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What ``invoke`` is going to call the callback with."""
+        field = self._field
+        return self._arguments if field is None else (to_text(field.name), to_text(field.value))
+
+    def _take(self, event: Any) -> bool:
+        """Take up an event; tell whether there is a call to make for it. The most frequent ones come first."""
         kind = type(event)
         if kind is Header:
             return self._header(event)
@@ -193,8 +211,8 @@ class Conversation:
             return self._end_of_message(event)
         return self._take_for_connection(kind, event)
 
-    def _take_for_connection(self, kind: type, event: Any) -> Call | None:
-        """Return the call that an event asks for which is no step of a message."""
+    def _take_for_connection(self, kind: type, event: Any) -> bool:
+        """Take up an event that is no step of a message; tell whether there is a call to make for it."""
         if kind is Helo:
             return self._helo(event)
         if kind is Connect:
@@ -204,47 +222,57 @@ class Conversation:
         if kind is Unknown:
             return self._unknown(event)
         if kind is Closed:
-            return self._closed()
-        if kind is Dropped:
+            self._closed()
+        elif kind is Dropped:
             self._dropped()
         else:
-            self._out_of_order(event)
-        return None
+            self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
+        return False
 
-    def _take_up(self) -> Call | None:
-        """Return the next call of ``_todo``, or do what comes in its place if its callback is not overridden."""
-        purpose, name, arguments = self._todo[-1]
+    def _later(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> None:
+        """Have a callback called before anything else; of several, the last first."""
+        if self._todo is None:  # an idle connection does without a list
+            self._todo = []
+        self._todo.append((purpose, name, arguments))
+
+    def _take_up(self) -> bool:
+        """Take up the next of ``_todo``; tell whether there is a call to make."""
+        todo = self._todo
+        assert todo is not None
+        purpose, name, arguments = todo[-1]
         wanted = name in self._overridden
         if wanted and self.filter is None and not self._unmade:
             return self._make()
-        self._todo.pop()
+        todo.pop()
+        if not todo:
+            self._todo = None
         if wanted and self.filter is not None:
             return self._begin(purpose, name, arguments)
         self._noticed(purpose)
-        return None
+        return False
 
-    def _call(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> Call:
-        """Return the call of a callback, or what must be called before it can be: the filter class."""
+    def _call(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Have a callback called next, or before it what must be there first: the filter object."""
         if self.filter is not None:
             return self._begin(purpose, name, arguments)
-        self._todo.append((purpose, name, arguments))
+        self._later(purpose, name, arguments)
         return self._make()
 
-    def _begin(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> Call:
-        self._purpose, self.callback = purpose, name
+    def _begin(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> bool:
+        self._purpose, self.callback, self._arguments = purpose, name, arguments
         message = self.message
         if message is not None and purpose != _ERROR:
             self._mark = len(message._edits)
-        return getattr(self.filter, name), arguments
+        return True
 
-    def _make(self) -> Call:
-        """Return the call that makes the filter object; what needs it is the last of ``_todo``."""
+    def _make(self) -> bool:
+        """Have the filter object made; what needs it is the last of ``_todo``."""
         self._purpose, self.callback = _MAKE, "__init__"
-        return self.plan.filter_class, ()
+        return True
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def _negotiate(self, event: Negotiate) -> Call | None:
+    def _negotiate(self, event: Negotiate) -> bool:
         if "on_negotiate" in self._overridden:
             self._held = event
             return self._call(_NEGOTIATE, "on_negotiate", (Offer.of(event),))
@@ -252,7 +280,7 @@ class Conversation:
             self.session.agree(self.plan.agreement(event))
         except FastmilterError as error:
             self.session.refuse(error)
-        return None
+        return False
 
     def _agree(self, wish: Wish | None) -> None:
         """Answer the offer with what ``on_negotiate`` wished for."""
@@ -264,52 +292,50 @@ class Conversation:
         except FastmilterError as error:
             self.session.refuse(error)
 
-    def _connect(self, event: Connect) -> Call | None:
+    def _connect(self, event: Connect) -> bool:
         connection = self.connection = Connection(self.session, event)
         if "on_connect" in self._overridden:
             return self._call(_STEP, "on_connect", (connection.hostname, connection.address))
         self._go_on()
-        return None
+        return False
 
-    def _helo(self, event: Helo) -> Call | None:
+    def _helo(self, event: Helo) -> bool:
         self._connected()._helo = event.name
         if "on_helo" in self._overridden:
             return self._call(_STEP, "on_helo", (to_text(event.name),))
         self._go_on()
-        return None
+        return False
 
     def _connected(self) -> Connection:
         if self.connection is None:  # a peer may leave CONNECT out
             self.connection = Connection(self.session, None)
         return self.connection
 
-    def _mail(self, event: MailFrom) -> Call | None:
+    def _mail(self, event: MailFrom) -> bool:
         self._connected()
         session = self.session
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
         self._asked = self._steps
-        if "on_mail" in self._overridden:
-            return self._call(_STEP, "on_mail", (Address(event.sender), params_of(event.params)))
+        if self._asks(MAIL):
+            return self._call(_STEP, "on_mail", (address_of(event.sender), params_of(event.params)))
         self._go_on()
-        return None
+        return False
 
-    def _rcpt(self, event: RcptTo) -> Call | None:
+    def _rcpt(self, event: RcptTo) -> bool:
         session = self.session
-        if session.agreement.rejected_recipients and self._refused_by_mta():
-            spared = session.kept is not None
+        if session.shows_rejected and self._refused_by_mta():
+            if session.kept is None:
+                arguments = (address_of(event.recipient), params_of(event.params), self.macros.get("rcpt_addr", ""))
+                self._later(_NOTICE, "on_rejected_rcpt", arguments)
             self._spare()  # whatever the filter says of it, the recipient stays refused
-            if spared:
-                return None
-            arguments = (Address(event.recipient), params_of(event.params), self.macros.get("rcpt_addr", ""))
-            self._todo.append((_NOTICE, "on_rejected_rcpt", arguments))
-            return None
+            return False
         if self._asks(RCPT):
             self._recipient = event
-            return self._call(_STEP, "on_rcpt", (Address(event.recipient), params_of(event.params)))
+            return self._call(_STEP, "on_rcpt", (address_of(event.recipient), params_of(event.params)))
         if session.kept is None or session.kept.kind is _ACCEPT:
             self._in_work()._recipients.append(event)
         self._spare()
-        return None
+        return False
 
     def _refused_by_mta(self) -> bool:
         """Whether the MTA itself refuses the recipient: then {rcpt_mailer} is "error" in the macros of this RCPT."""
@@ -331,56 +357,55 @@ class Conversation:
             self._let_go(self.session.over)
             self._ended(self.session.over)
 
-    def _header(self, event: Header) -> Call | None:
-        self._in_work()._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
-        if self._asks(HEADER):
+    def _header(self, event: Header) -> bool:
+        message = self._in_work()
+        message._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
+        if not self._asks(HEADER):
+            self._spare()
+            return False
+        if self.filter is None:
             return self._call(_STEP, "on_header", (to_text(event.name), to_text(event.value)))
-        self._spare()
-        return None
+        self._field = event
+        return self._begin(_STEP, "on_header", ())
 
-    def _plain_step(self, name: str, step: int) -> Call | None:
+    def _plain_step(self, name: str, step: int) -> bool:
         if self._asks(step):
             return self._call(_STEP, name, ())
         self._spare()
-        return None
+        return False
 
-    def _body(self, event: Body) -> Call | None:
-        if self._asks(BODY):
-            return self._call(_STEP, "on_body", (event.chunk,))
-        self._spare()
-        return None
+    def _body(self, event: Body) -> bool:
+        if not self._asks(BODY):
+            self._spare()
+            return False
+        return self._call(_STEP, "on_body", (event.chunk,))
 
-    def _end_of_message(self, event: EndOfMessage) -> Call | None:
+    def _end_of_message(self, event: EndOfMessage) -> bool:
         if self.session.kept is not None:
             self._finish(self.session.kept)
-            return None
+            return False
         if event.chunk and self._asks(BODY):
             self._held = EndOfMessage()
             return self._call(_LAST_CHUNK, "on_body", (event.chunk,))
-        if "on_end_of_message" in self._overridden:
+        if self._asks(END_OF_MESSAGE):
             return self._call(_STEP, "on_end_of_message", ())
         self._finish(CONTINUE)
-        return None
+        return False
 
-    def _unknown(self, event: Unknown) -> Call | None:
+    def _unknown(self, event: Unknown) -> bool:
         if "on_unknown" in self._overridden:
             return self._call(_STEP, "on_unknown", (to_text(event.command),))
         self._go_on()
-        return None
+        return False
 
     def _dropped(self) -> None:
         self._let_go(None)
         self._ended(None)
-        self._todo.append((_NOTICE, "on_abort", ()))  # comes before on_message_end
+        self._later(_NOTICE, "on_abort", ())  # comes before on_message_end
 
-    def _out_of_order(self, event: OutOfOrder) -> None:
-        self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
-
-    def _closed(self) -> Call | None:
-        if self._reused and self.filter is None and self.connection is None:
-            return None  # nothing has begun since QUIT_NC
-        self._todo.append((_CLOSE, "on_close", ()))
-        return None
+    def _closed(self) -> None:
+        if not self._reused or self.filter is not None or self.connection is not None:
+            self._later(_CLOSE, "on_close", ())  # unless nothing has begun since QUIT_NC
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
@@ -441,7 +466,7 @@ class Conversation:
                 self._purpose = self._interrupted
             elif "on_error" in self._overridden:
                 self._interrupted = purpose
-                self._todo.append((_ERROR, "on_error", (Step(self.callback.removeprefix("on_")), error)))
+                self._later(_ERROR, "on_error", (Step(self.callback.removeprefix("on_")), error))
                 return
             self._conclude(self.plan.filter_class.error_verdict)
         elif purpose == _NEGOTIATE:
@@ -461,12 +486,16 @@ class Conversation:
     def _make_failed(self) -> None:
         """Answer in place of the callback that the filter object was to be made for; notices are left out."""
         self._unmade = True
+        assert self._todo is not None
         purpose, name, _ = self._todo[-1]
+        if purpose != _NEGOTIATE and not _is_answered(purpose):
+            return
+        self._todo.pop()
+        if not self._todo:
+            self._todo = None
         if purpose == _NEGOTIATE:
-            self._todo.pop()
             self._negotiate_failed()
-        elif _is_answered(purpose):
-            self._todo.pop()
+        else:
             self._purpose, self.callback = purpose, name
             self._conclude(self.plan.filter_class.error_verdict)
 
@@ -521,7 +550,7 @@ class Conversation:
 
     def _conclude_rcpt(self, verdict: Verdict) -> Verdict:
         recipient, self._recipient = self._recipient, None
-        if not verdict.is_refusal:
+        if verdict is CONTINUE or not verdict.is_refusal:
             if recipient is not None:
                 self._in_work()._recipients.append(recipient)
         elif not self.session.reply_due:
@@ -543,7 +572,10 @@ class Conversation:
         message._seal()
         if verdict is not None:
             self._host.messages += 1
-        self._todo.append((_MESSAGE_END, "on_message_end", (verdict,)))
+        if verdict is None or "on_message_end" in self._overridden:  # on_abort may still look at a dropped message
+            self._later(_MESSAGE_END, "on_message_end", (verdict,))
+        else:
+            self.message = None
 
     def _finish(self, verdict: Verdict) -> None:
         """Answer the end of the message."""
@@ -567,7 +599,7 @@ class Conversation:
             message._shown if agreement.headers_shown else None,
             self._connected().mta == "sendmail",
             message._actions & _ADD_HEADERS != 0,
-            [recipient.recipient for recipient in message._recipients],
+            message._recipients,
         )
         if composed.body is None:
             session.finish(verdict, composed.head + composed.foot)

@@ -1,6 +1,7 @@
 # C names of edits.py for the compiled modules above it.
 
-from fastmilter.addresses cimport to_bytes
+from fastmilter._codec cimport encode, header_packet
+from fastmilter._text cimport is_field_name, is_one_line, is_same_name, to_bytes
 
 
 cdef class SetHeader:
@@ -32,8 +33,10 @@ cpdef bytes field_name(object name)
 cpdef bytes field_value(bytes name, object value)
 cpdef Py_ssize_t count(list names, bytes name)
 cdef bytes _change(SetHeader edit)
+cdef bint _names(object made, DeleteHeaders edit) except -1
 cdef tuple _settle(list edits, list shown)
 cpdef Composed compose(list edits, list shown, bint appends_in_place, bint may_add=*, object recipients=*)
 cdef bytes _append(object edit, bint in_the_way)
 cdef bint _may_be_there(bytes name, list shown, list added) except -1
-cdef int _NUL, _LF, _CR
+cdef int _ADD, _INSERT, _CHANGE
+cdef bytes _folded(bytes name, bytes value)

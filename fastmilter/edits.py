@@ -16,18 +16,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Final
 
-from fastmilter.addresses import to_bytes
-from fastmilter.codec import (
-    AddHeader,
-    AddRecipient,
-    ChangeHeader,
-    ChangeSender,
-    DeleteRecipient,
-    InsertHeader,
-    Quarantine,
-    ReplaceBody,
-    encode,
-)
+from fastmilter._codec import encode, header_packet
+from fastmilter._text import is_field_name, is_one_line, is_same_name, to_bytes
+from fastmilter.codec import AddRecipient, ChangeSender, DeleteRecipient, InsertHeader, Quarantine, RcptTo, ReplaceBody
 from fastmilter.constants import MAX_DATA_BYTES, MAX_HEADER_INDEX
 from fastmilter.replies import TEMPFAIL
 
@@ -42,17 +33,13 @@ APPEND_INDEX: Final = 10000
 
 _MADE_BY_MTA: Final = frozenset({b"date", b"from", b"message-id"})
 
-_NAME_BYTES: Final = bytes(byte for byte in range(0x21, 0x7F) if byte != ord(":"))
-"""RFC 5322 section 3.6.8: printable ASCII without the colon."""
-
-_NUL, _LF, _CR = b"\0\n\r"  # as numbers: to look for a byte costs CPython a twentieth of looking for a string of one
 _NOT_FOLDING = re.compile(rb"\n(?![ \t])")
 
 
 def field_name(name: str | bytes) -> bytes:
     """Return the name of a header field; ``ValueError`` unless it is printable ASCII without colon and space."""
     encoded = to_bytes(name) if isinstance(name, str) else name
-    if not isinstance(encoded, bytes) or not encoded or encoded.translate(None, _NAME_BYTES):
+    if not isinstance(encoded, bytes) or not is_field_name(encoded):
         raise ValueError(f"header field name {name!r} must be printable ASCII without colon and space")
     return encoded
 
@@ -66,20 +53,24 @@ def field_value(name: bytes, value: str | bytes) -> bytes:
     if not isinstance(value, (str, bytes)):
         raise ValueError(f"the value of {name!r} must be str or bytes, not {type(value).__name__}")
     encoded = to_bytes(value) if isinstance(value, str) else value
-    if _CR in encoded:
-        encoded = encoded.replace(b"\r\n", b"\n")  # Postfix and Sendmail would deliver CR CR LF
-    if encoded[-1:] == b"\n":
-        encoded = encoded[:-1]
-    if _NUL in encoded or _CR in encoded:
-        what = "a NUL" if _NUL in encoded else "a bare CR"
-        raise ValueError(f"the value of {name.decode()} contains {what}")
-    if _LF in encoded and _NOT_FOLDING.search(encoded):
-        raise ValueError(
-            f"the value of {name.decode()} contains a newline that is not folding: a space or tab must follow it"
-        )
+    if not is_one_line(encoded):
+        encoded = _folded(name, encoded)
     if len(name) + len(encoded) + 6 > MAX_DATA_BYTES:  # an index and two NULs
         raise ValueError(f"the field {name.decode()} has {len(encoded)} bytes and does not fit a packet")
     return encoded
+
+
+def _folded(name: bytes, value: bytes) -> bytes:
+    """Return a value of more than one line as it may stand in a packet."""
+    value = value.replace(b"\r\n", b"\n").removesuffix(b"\n")  # Postfix and Sendmail would deliver CR CR LF
+    if b"\0" in value or b"\r" in value:
+        what = "a NUL" if b"\0" in value else "a bare CR"
+        raise ValueError(f"the value of {name.decode()} contains {what}")
+    if _NOT_FOLDING.search(value):
+        raise ValueError(
+            f"the value of {name.decode()} contains a newline that is not folding: a space or tab must follow it"
+        )
+    return value
 
 
 def header_index(index: int, lowest: int) -> int:
@@ -174,20 +165,19 @@ def compose(
     shown: list[bytes] | None,
     appends_in_place: bool,
     may_add: bool = True,
-    recipients: Iterable[bytes] = (),
+    recipients: Iterable[RcptTo] = (),
 ) -> Composed:
     """Put ``edits`` in order.
 
     ``shown``: the names of the header fields that the filter was shown, ``None`` if it asked for none.
     ``appends_in_place``: the MTA puts an added field where one of that name is (Sendmail) instead of at the end.
     ``may_add``: the MTA granted additions; without it a field that is not there is still changed, which adds it.
-    ``recipients``: the forward-paths of the message as the MTA sent them.
+    ``recipients``: those of the message so far.
     """
-    settled, additions, others = _settle(edits, shown)
-    head = []
-    for fields in settled.values():
-        for index in sorted(fields, reverse=True):
-            head.append(_change(fields[index]))
+    changes, additions, others = _settle(edits, shown)
+    if len(changes) > 1:  # Postfix renumbers after a deletion: the highest index goes first
+        changes = sorted(changes, key=_index_of, reverse=True)
+    head = [_change(edit) for edit in changes]
     added: list[bytes] = []
     for addition in additions:
         kind = type(addition)
@@ -210,12 +200,17 @@ def compose(
 
 
 def _change(edit: SetHeader) -> bytes:
-    return encode(ChangeHeader(edit.index, edit.name, edit.value or b""))
+    return header_packet(_CHANGE, edit.index, edit.name, edit.value or b"")
 
 
 def _append(edit: AppendHeader | SetHeader, in_the_way: bool) -> bytes:
     value = edit.value or b""
-    return encode(InsertHeader(APPEND_INDEX, edit.name, value) if in_the_way else AddHeader(edit.name, value))
+    if in_the_way:
+        return header_packet(_INSERT, APPEND_INDEX, edit.name, value)
+    return header_packet(_ADD, None, edit.name, value)
+
+
+_ADD, _INSERT, _CHANGE = b"him"
 
 
 def _may_be_there(name: bytes, shown: list[bytes] | None, added: list[bytes]) -> bool:
@@ -231,15 +226,14 @@ def _may_be_there(name: bytes, shown: list[bytes] | None, added: list[bytes]) ->
 
 def count(names: list[bytes], name: bytes) -> int:
     """Return how many of ``names`` are ``name``, in upper or lower case."""
-    size, key = len(name), name.lower()
     found = 0
     for other in names:
-        if len(other) == size and other.lower() == key:
+        if is_same_name(other, name):
             found += 1
     return found
 
 
-def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]:
+def _envelope(edits: Iterable[Edit], recipients: Iterable[RcptTo]) -> list[bytes]:
     """Return the changes of the envelope in call order.
 
     A recipient who is there already is not added again: Postfix would deliver twice, Sendmail once. With parameters
@@ -250,7 +244,8 @@ def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]
     for edit in edits:
         if isinstance(edit, (AddRecipient, DeleteRecipient)):
             if there is None:
-                there = {path if path[:1] == b"<" else b"<" + path + b">" for path in recipients}
+                paths = [recipient.recipient for recipient in recipients]
+                there = {path if path[:1] == b"<" else b"<" + path + b">" for path in paths}
             if isinstance(edit, DeleteRecipient):
                 there.discard(edit.recipient)
             elif edit.recipient in there and not edit.params:
@@ -263,43 +258,49 @@ def _envelope(edits: Iterable[Edit], recipients: Iterable[bytes]) -> list[bytes]
     return packets
 
 
-_Settled = dict[bytes, dict[int, SetHeader]]
+def _index_of(edit: SetHeader) -> int:
+    return edit.index
 
 
-def _settle(edits: list[Edit], shown: list[bytes] | None) -> tuple[_Settled, list[Any], list[Edit]]:
-    """Let the last change of each field win; return the changes, the additions in call order, and all other edits.
+_Place = tuple[bytes, int]
+"""A field: its name in lower case and its index."""
+
+
+def _settle(edits: list[Edit], shown: list[bytes] | None) -> tuple[list[SetHeader], list[Any], list[Edit]]:
+    """Let the last change of each field win; return the changes, the additions and all other edits, each in call order.
 
     A change of a field that is not there becomes an addition: as a change, Postfix would append it, and Sendmail put
     it before the first of that name and shift the others.
     """
-    settled: _Settled = {}
-    additions: dict[object, AppendHeader | InsertHeader | SetHeader] = {}  # by number; if changes, by name and index
+    changes: dict[_Place, SetHeader] = {}
+    additions: dict[int | _Place, AppendHeader | InsertHeader | SetHeader] = {}  # changes that became one by their place
     others: list[Edit] = []
-    number = 0
-    for edit in edits:
-        if isinstance(edit, (AppendHeader, InsertHeader)):
-            number += 1
+    for number, edit in enumerate(edits):
+        kind = type(edit)
+        if kind is AppendHeader or kind is InsertHeader:
             additions[number] = edit
-        elif isinstance(edit, SetHeader):
-            key = edit.name.lower()
-            if shown is None or edit.index <= count(shown, key):
-                settled.setdefault(key, {})[edit.index] = edit
+        elif kind is SetHeader:
+            place = edit.name.lower(), edit.index
+            if shown is None or edit.index <= count(shown, edit.name):
+                changes[place] = edit
             elif edit.value is not None:
-                additions[key, edit.index] = edit
+                additions[place] = edit
             else:
-                additions.pop((key, edit.index), None)
-        elif isinstance(edit, DeleteHeaders):
-            key = edit.name.lower()
-            there = 0 if shown is None else count(shown, key)
-            settled[key] = {n: SetHeader(edit.name, n, None) for n in range(1, there + 1)}
-            additions = {place: made for place, made in additions.items() if not _changes(made, key)}
+                additions.pop(place, None)
+        elif kind is DeleteHeaders:
+            there = 0 if shown is None else count(shown, edit.name)
+            changes = {place: made for place, made in changes.items() if not _names(made, edit)}
+            additions = {place: made for place, made in additions.items() if not _names(made, edit)}
+            for index in range(1, there + 1):
+                changes[edit.name.lower(), index] = SetHeader(edit.name, index, None)
         else:
             others.append(edit)
-    return settled, list(additions.values()), others
+    return list(changes.values()), list(additions.values()), others
 
 
-def _changes(addition: Any, key: bytes) -> bool:
-    return isinstance(addition, SetHeader) and addition.name.lower() == key
+def _names(made: Any, edit: DeleteHeaders) -> bool:
+    """Whether ``made`` is a change of a field that ``edit`` deletes; what was added to the message stays."""
+    return isinstance(made, SetHeader) and is_same_name(made.name, edit.name)
 
 
 def body_packets(source: bytes | IO[bytes], max_data: int, foot: bytes) -> Iterator[bytes]:

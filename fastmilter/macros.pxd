@@ -1,11 +1,16 @@
 # C names of macros.py for the compiled modules above it.
 
 from fastmilter._messages cimport Macros as MacroSet
-from fastmilter.addresses cimport to_bytes, to_text
+from fastmilter._text cimport to_bytes, to_text
+
+cimport cython
 
 cdef int _MAIL
 
+@cython.locals(changed=list, stage=Py_ssize_t)
 cpdef object stored(object stages, MacroSet macros)
+@cython.locals(kept=list, stage=Py_ssize_t)
 cpdef object cleared(object stages, int first)
+@cython.locals(stage=Py_ssize_t)
 cpdef object clear(object stages, int first)
 cpdef object look_up(object stages, bytes name)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fastmilter import codec
-from fastmilter.addresses import to_bytes, to_text
+from fastmilter._text import to_bytes, to_text
 
 Stages = Sequence[codec.Macros | None]
 """The macro sets of a session, one per stage in the order of ``STAGE_OF_LETTER``."""
@@ -33,8 +33,8 @@ def stored(stages: Stages, macros: codec.Macros) -> Stages:
     Sets of CONNECT, HELO and MAIL come before the message they belong to has begun: they go into a new list, so that
     the message before keeps its own. Later ones go into the list of the message in work.
     """
-    stage = STAGE_OF_LETTER.get(macros.command)
-    if stage is None or not macros:
+    stage = STAGE_OF_LETTER.get(macros.command, -1)
+    if stage < 0 or not macros:  # an empty set leaves the old one
         return stages
     changed = list(stages) if stage <= _MAIL or not isinstance(stages, list) else stages
     changed[stage] = macros
@@ -44,14 +44,15 @@ def stored(stages: Stages, macros: codec.Macros) -> Stages:
 def cleared(stages: Stages, first: int) -> Stages:
     """Return ``stages`` without the sets from ``first`` on: what CONNECT, HELO and MAIL do, in a new list."""
     kept = list(stages)
-    clear(kept, first)
+    for stage in range(first, len(kept)):
+        kept[stage] = None
     return kept
 
 
 def clear(stages: Stages, first: int) -> None:
     """Take the sets from ``first`` on out of ``stages`` itself: what RCPT does within a message."""
     if isinstance(stages, list):
-        for stage in range(first, len(NO_STAGES)):
+        for stage in range(first, len(stages)):
             stages[stage] = None
 
 

@@ -1,5 +1,7 @@
 # C names of message.py for the compiled modules above it.
 
+from fastmilter._text cimport to_bytes, to_text
+from fastmilter.addresses cimport address_of, params_of
 from fastmilter.edits cimport AppendHeader, DeleteHeaders, NewBody, SetHeader, field_name, field_value
 from fastmilter.macros cimport look_up
 from fastmilter.session cimport Session

@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic
 
+from fastmilter._text import to_bytes, to_text
 from fastmilter.addresses import (
     Address,
     Params,
     Recipient,
     SocketAddress,
+    address_of,
     params_argument,
     params_of,
     path_argument,
-    to_bytes,
-    to_text,
 )
 from fastmilter.codec import (
     AddRecipient,
@@ -163,7 +163,7 @@ class EditableMessage:
     @property
     def sender(self) -> Address:
         """The reverse-path; ``""`` is the null reverse-path of bounces."""
-        return Address(self._sender.sender)
+        return address_of(self._sender.sender)
 
     @property
     def sender_params(self) -> Params:

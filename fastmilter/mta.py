@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fastmilter import codec
-from fastmilter.addresses import Address, SocketAddress, to_bytes
+from fastmilter._text import to_bytes
+from fastmilter.addresses import Address, SocketAddress
 from fastmilter.constants import POSTFIX_MACROS, SENDMAIL_MACROS, STEPS, Family, Step
 from fastmilter.errors import ConfigError
 from fastmilter.negotiation import normalise_macro

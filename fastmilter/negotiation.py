@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastmilter import codec
-from fastmilter.addresses import to_bytes
+from fastmilter._text import to_bytes
 from fastmilter.constants import (
     ALL_ACTIONS,
     MAX_DATA_BYTES,

@@ -6,11 +6,12 @@ the connection or the message must be known in full. Every mistake that can be s
 """
 
 import difflib
+import dis
 import inspect
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import SimpleNamespace, UnionType
+from types import FunctionType, SimpleNamespace, UnionType
 from typing import Any, Final, TypeVar
 
 from fastmilter import codec
@@ -52,6 +53,12 @@ CONTENT_STEPS: Final = frozenset({Step.HEADER, Step.END_OF_HEADERS, Step.BODY})
 
 ENVELOPE_STEPS: Final = frozenset({Step.CONNECT, Step.HELO, Step.MAIL, Step.RCPT, Step.DATA})
 """Where ``@no_reply`` may stand."""
+
+UNANSWERED_WHEN_MUTE: Final = frozenset({Step.CONNECT, Step.HELO, Step.DATA})
+"""Asked for without a reply where the callback cannot return a verdict: the round trip would be for nothing.
+
+Not MAIL, where a drain needs the answer, and not RCPT, where a single recipient may be refused by a later version of the
+class."""
 
 KEPT_WHEN_PLAIN: Final = frozenset({Step.CONNECT, Step.HELO, Step.RCPT})
 """Asked for without a reply where not overridden, so that ``connection`` and ``message`` are complete."""
@@ -249,7 +256,8 @@ def _wish(cls: Any, overridden: frozenset[str]) -> Wish:
         name = callback_name(step)
         mark = marks.get(name)
         if step in (Step.MAIL, Step.END_OF_MESSAGE) or name in overridden:
-            if mark is False or (step in CONTENT_STEPS and not mark):
+            mute = step in UNANSWERED_WHEN_MUTE and returns_nothing(getattr(cls, name))
+            if mark is False or mute or (step in CONTENT_STEPS and not mark):
                 no_reply.add(step)
         elif step in KEPT_WHEN_PLAIN:
             no_reply.add(step)
@@ -264,6 +272,29 @@ def _wish(cls: Any, overridden: frozenset[str]) -> Wish:
         leading_space=cls.leading_space,
         macros=request_of(_requested_macros(cls)),
     )
+
+
+def returns_nothing(callback: Any) -> bool:
+    """Tell whether the code of a callback has no way to return anything but ``None``.
+
+    A verdict raised from deeper inside (``Answer``), and the one for an exception, are kept where no reply is due.
+
+    >>> def note(self, name): self.name = name
+    >>> def check(self, name): return self.policy(name)
+    >>> returns_nothing(note), returns_nothing(check)
+    (True, False)
+    """
+    code = getattr(callback, "__code__", None)
+    if not isinstance(callback, FunctionType) or code is None or code.co_flags & inspect.CO_GENERATOR:
+        return False
+    before = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
+            return False
+        if instruction.opname == "RETURN_VALUE" and (instruction.is_jump_target or before != ("LOAD_CONST", None)):
+            return False  # a jump brings a value of its own
+        before = instruction.opname, instruction.argval
+    return True
 
 
 def _state_class(cls: type, base: type) -> type:

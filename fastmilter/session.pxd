@@ -1,10 +1,14 @@
 # The types that make the compiled session fast; what the code means stands in session.py alone.
 
 from fastmilter._codec cimport CommandDecoder
-from fastmilter._messages cimport Body, Header, Macros
+from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
+from fastmilter.macros cimport clear, cleared, stored
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
 cdef int _HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE
+cdef int _CONTENT
+cdef bytes _CONTINUE_PACKET
+cdef object _CONTINUE, _SKIP
 cdef object _NEW, _NEGOTIATING, _OPEN, _CONNECTED, _CLOSED
 
 
@@ -26,7 +30,8 @@ cdef class Session:
     cdef bint _eof
     cdef CommandDecoder _decoder
     cdef object _pushed
-    cdef tuple _replies
+    cdef int _answered
+    cdef readonly bint shows_rejected
 
     cpdef object receive(self, data)
     cpdef object receive_lent(self, view, Py_ssize_t size)
@@ -49,6 +54,7 @@ cdef class Session:
     cdef object _quit_new_connection(self, message)
     cdef object _begin_again(self)
     cdef object _out_of_order(self, int step)
+    cdef bint _is_answered(self, int step) noexcept
     cdef object _answer_over(self, int step)
     cdef object _deliver_for_connection(self, int step)
     cpdef bint answer(self, verdict) except -1

@@ -60,7 +60,7 @@ from fastmilter.negotiation import (
     UNKNOWN,
     Agreement,
 )
-from fastmilter.replies import CONTINUE, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
+from fastmilter.replies import CONTINUE, DISCARD, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
 
 _HELO_STAGE: Final = STAGE_OF_LETTER[b"H"]
 _MAIL_STAGE: Final = STAGE_OF_LETTER[b"M"]
@@ -183,7 +183,9 @@ class Session:
         self._decoder = CommandDecoder(MAX_DATA_BYTES, _MACROS_KEPT)
         self._pushed: Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
         self._eof = False
-        self._replies: tuple[bool, ...] = ()  # of the agreement; empty before it
+        self._answered = 0  # the steps that get a reply, a bit each; 0 before the agreement
+        self.shows_rejected = False
+        """Whether recipients come that the MTA itself refuses."""
 
     # -- bytes in ------------------------------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ class Session:
     def _take(self, message: Any) -> Event | None:
         """Take up one message: the event that it is, or ``None``. The most frequent ones come first."""
         kind = type(message)
-        if not self._replies and kind is not Negotiate and kind is not Quit:
+        if not self._answered and kind is not Negotiate and kind is not Quit:
             return self._fail(RemoteProtocolError(f"{kind.__name__} came before the negotiation"))
         if kind is Header:
             return self._message_step(HEADER, message)
@@ -314,7 +316,8 @@ class Session:
     def agree(self, agreement: Agreement) -> None:
         """Answer the offer with ``agreement``."""
         self.agreement = agreement
-        self._replies = agreement.replies
+        self._answered = sum([1 << step for step, replied in enumerate(agreement.replies) if replied])
+        self.shows_rejected = agreement.rejected_recipients
         self.phase = _OPEN
         self._decoder.max_data = agreement.max_data
         self.out.append(agreement.packet)
@@ -355,7 +358,7 @@ class Session:
         self._carried = False
         self.over = None
         refused = self.kept_for_connection
-        if self.drain and self._replies[MAIL] and (refused is None or not refused.is_refusal):
+        if self.drain and self._is_answered(MAIL) and (refused is None or not refused.is_refusal):
             refused = LEAVING
         if refused is not None:
             self.over = refused
@@ -366,7 +369,7 @@ class Session:
         return message
 
     def _envelope_step(self, step: int, message: Event) -> Event | None:
-        if self.in_message and self.drain > 1 and self._replies[step]:
+        if self.in_message and self.drain > 1 and self._is_answered(step):
             self.out.append(LEAVING.packet)  # the MTA ends the SMTP session and drops the message itself
             return None
         return self._message_step(step, message)
@@ -416,19 +419,19 @@ class Session:
     # -- steps that the filter does not see ----------------------------------------------------------------------
 
     def _out_of_order(self, step: int) -> Event:
-        if self._replies[step]:
+        if self._is_answered(step):
             self.out.append(TEMPFAIL.packet)
         return OutOfOrder(STEP_NAMES[step])
 
     def _answer_over(self, step: int) -> None:
         """Answer a step of a message whose verdict is known."""
-        if not self._replies[step]:
+        if not self._is_answered(step):
             return
         over = self.over
         assert over is not None
-        once = over.kind in (VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.CONTINUE)
+        once = over.kind in _ONCE
         # A peer that goes on after DISCARD must not get the message delivered by our CONTINUE at its end.
-        if once and self._delivered and not (over.kind is VerdictKind.DISCARD and step == END_OF_MESSAGE):
+        if once and self._delivered and not (over.kind is DISCARD.kind and step == END_OF_MESSAGE):
             over = CONTINUE
         self._delivered = True
         self.out.append(over.packet)
@@ -436,24 +439,27 @@ class Session:
     def _deliver_for_connection(self, step: int) -> None:
         verdict = self.kept_for_connection
         assert verdict is not None
-        if self._replies[step]:
+        if self._is_answered(step):
             self.out.append((verdict if verdict.kind in ADMISSIBLE[step] else CONTINUE).packet)
 
     # -- verdicts in ---------------------------------------------------------------------------------------------
 
+    def _is_answered(self, step: int) -> bool:
+        return bool(self._answered >> step & 1)
+
     @property
     def reply_due(self) -> bool:
         """Whether the step in work gets a reply."""
-        return self._replies[self.step]
+        return self._is_answered(self.step)
 
     def answer(self, verdict: Verdict) -> bool:
         """Take the verdict of the step in work, which must be admissible; return whether it ended the message.
 
         Where no reply is due the verdict is kept. The end of the message is answered by ``finish``.
         """
-        if self._replies[self.step]:
+        if self._is_answered(self.step):
             return self._deliver(verdict)
-        if verdict is not CONTINUE and verdict.kind not in (VerdictKind.CONTINUE, VerdictKind.SKIP):
+        if verdict is not CONTINUE and verdict.kind not in _GO_ON:
             self._keep(verdict)
         return False
 
@@ -468,7 +474,7 @@ class Session:
         """Keep ``verdict`` for the end of the message, and go on until then."""
         self.kept = verdict
         self._carried = True
-        if self._replies[self.step]:
+        if self._is_answered(self.step):
             self.out.append(_CONTINUE_PACKET)
 
     def spare(self) -> bool:
@@ -476,7 +482,7 @@ class Session:
 
         The kept verdict is delivered if its place is here; otherwise the session goes on.
         """
-        if not self._replies[self.step]:
+        if not self._is_answered(self.step):
             return False
         if self.kept is None or self._carried or self.step == UNKNOWN:
             self.out.append(_CONTINUE_PACKET)
@@ -489,13 +495,13 @@ class Session:
             return False
         step = self.step
         kind = verdict.kind
-        if kind is SKIP.kind:
+        if kind is _SKIP:
             # On Sendmail, SKIP anywhere but in the body switches the filter off; there the caller spares callbacks.
             skip = step == BODY and self.agreement.skip
             self.out.append(SKIP.packet if skip else CONTINUE.packet)
             return False
         self.out.append(verdict.packet)
-        if kind is CONTINUE.kind or step == UNKNOWN:
+        if kind is _CONTINUE or step == UNKNOWN:
             return False
         if step <= HELO:
             self.kept_for_connection = verdict
@@ -518,7 +524,8 @@ class Session:
         """
         self.out.extend(edits)
         if tail is None:
-            self.out.append(_CONTINUE_PACKET if verdict.kind is SKIP.kind else verdict.packet)
+            goes_on = verdict is CONTINUE or verdict.kind is _SKIP
+            self.out.append(_CONTINUE_PACKET if goes_on else verdict.packet)
         self.tail = tail
         self._end(verdict)
         self.over = None  # the MTA has nothing more to say of it: what comes without a new MAIL is out of order
@@ -529,18 +536,22 @@ class Session:
         Postfix takes it at every answered step; Sendmail drops the filter if it comes before another answer.
         Returns whether one is written, now or before.
         """
-        replies = self._replies
         step = self.step
-        if step == END_OF_MESSAGE or (mta_is_postfix and replies[step]):
+        if step == END_OF_MESSAGE or (mta_is_postfix and self._is_answered(step)):
             allowed = True
         else:
             # Once the content comes, nothing but the end of the message is answered; after DATA another filter may
             # still refuse it, and the next answer that the MTA reads would be the one to a new MAIL.
-            allowed = self.in_message and HEADER <= step < END_OF_MESSAGE and not any(replies[step:END_OF_MESSAGE])
+            allowed = self.in_message and HEADER <= step < END_OF_MESSAGE and not (self._answered & _CONTENT) >> step
         if allowed and (not self.out or self.out[-1] is not _PROGRESS):  # one that still waits says it all
             self.out.append(_PROGRESS)
         return allowed
 
 
+_CONTENT: Final = (1 << END_OF_MESSAGE) - 1  # all steps before the end of the message
 _PROGRESS: Final = encode(Progress())
 _CONTINUE_PACKET: Final = CONTINUE.packet
+# A look into an enumeration costs as much as a callback.
+_CONTINUE, _SKIP = VerdictKind.CONTINUE, VerdictKind.SKIP
+_GO_ON: Final = frozenset({_CONTINUE, _SKIP})
+_ONCE: Final = frozenset({VerdictKind.ACCEPT, VerdictKind.DISCARD, _CONTINUE})

@@ -194,10 +194,9 @@ class _Server:
             session.tail = None
 
     def _run_calls(self) -> None:
-        while (call := self._conversation.next_call()) is not None:
-            function, arguments = call
+        while self._conversation.next_call():
             try:
-                result = self._call(function, *arguments)
+                result = self._call(self._conversation.invoke)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 self._conversation.failed(error)
             except BaseException:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastmilter import codec
-from fastmilter.addresses import Address, Params, Recipient, to_text
+from fastmilter._text import to_text
+from fastmilter.addresses import Address, Params, Recipient
 from fastmilter.client.fields import Field, MessageSource, crlf, join_message, message_bytes, split_message
 from fastmilter.constants import MAX_HEADER_INDEX
 from fastmilter.mta import Mta, Text, as_bytes, mta_named

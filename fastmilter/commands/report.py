@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from fastmilter import codec
-from fastmilter.addresses import to_bytes
+from fastmilter._text import to_bytes
 from fastmilter.client import Applied, Outcome, apply_modifications
 from fastmilter.client.fields import split_message
 from fastmilter.client_session import Agreed

@@ -282,10 +282,9 @@ class Worker:
             link.stream.acknowledge()
 
     def _run_calls(self, link: Link) -> None:
-        while (call := link.next_call()) is not None:
-            function, arguments = call
+        while link.next_call():
             try:
-                result = function(*arguments)
+                result = link.invoke()
             except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 link.failed(error)
             else:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "fastmilter"
 
 FLOORS: list[set[str]] = [
     {"_version", "constants"},
-    {"errors"},
+    {"errors", "_text"},
     {"_bounds", "_messages"},
     {"_codec"},
     {"codec"},

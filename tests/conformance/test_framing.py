@@ -141,7 +141,7 @@ def test_case_11_replies_without_payload() -> None:
     mta = Mta(made(), NO_BITS)
     for command in (CONNECT, MAIL, RCPT, DATA, HEADER, EOH, BODY, EOM):
         mta.session.receive(codec.encode(command))
-        assert mta.conversation.next_call() is None
+        assert not mta.conversation.next_call()
         assert b"".join(mta.session.out) == b"\0\0\0\x01c"
         mta.session.out.clear()
 

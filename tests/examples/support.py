@@ -64,9 +64,8 @@ class Talk:
         session = self.conversation.session
         session.receive(b"".join(map(codec.encode, commands)))
         while True:
-            while (call := self.conversation.next_call()) is not None:
-                function, arguments = call
-                self.conversation.returned(function(*arguments))
+            while self.conversation.next_call():
+                self.conversation.returned(self.conversation.invoke())
             self._decoder.feed(b"".join(session.out) + b"".join(session.tail or ()))
             session.out.clear()
             if session.tail is None:

@@ -139,15 +139,14 @@ class Mta:
 
     def _run_calls(self) -> None:
         conversation = self.conversation
-        while (call := conversation.next_call()) is not None:
-            function, arguments = call
-            self.calls.append((conversation.callback, *arguments))
+        while conversation.next_call():
+            self.calls.append((conversation.callback, *conversation.arguments))
             try:
-                result = function(*arguments)
+                result = conversation.invoke()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 conversation.failed(error)
             else:
-                if isinstance(function, type):
+                if conversation.callback == "__init__":
                     self.filters.append(result)
                 conversation.returned(result)
 

@@ -101,7 +101,7 @@ def test_a_recipient_who_is_there_is_not_added_again() -> None:
         codec.DeleteRecipient(b"<a@b>"),
         codec.AddRecipient(b"<a@b>"),
     ]
-    composed = compose(edits, None, appends_in_place=False, recipients=[b"<a@b>", b"c@d"])
+    composed = compose(edits, None, appends_in_place=False, recipients=[codec.RcptTo(b"<a@b>"), codec.RcptTo(b"c@d")])
     assert [codec.decode_response(packet[4:]) for packet in composed.head] == edits[2:]
 
 
@@ -212,7 +212,7 @@ def test_adding_twice_or_after_a_deletion() -> None:
     notified = codec.AddRecipient(b"<a@b>", (b"NOTIFY=NEVER",))
 
     def envelope(edits: list[Edit], *recipients: bytes) -> list[Any]:
-        composed = compose(edits, None, appends_in_place=False, recipients=recipients)
+        composed = compose(edits, None, appends_in_place=False, recipients=map(codec.RcptTo, recipients))
         return [codec.decode_response(packet[4:]) for packet in composed.head]
 
     assert envelope([add]) == [add]
