@@ -3,6 +3,13 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 
+cdef struct Packet:
+    const uint8_t *data  # behind the letter
+    Py_ssize_t size
+    Py_ssize_t at  # how far it is read
+    uint8_t letter
+
+
 cdef class _Decoder:
     cdef uint8_t *buffer
     cdef const uint8_t *window  # what start and end count from: buffer, or what was lent
@@ -15,7 +22,8 @@ cdef class _Decoder:
     cpdef object lend(self, object view, Py_ssize_t size)
     cpdef object settle(self)
     cpdef object next_message(self)
-    cdef object cut(self)
+    cpdef tuple next_field(self)
+    cdef bint cut(self, Packet *packet) except -1
     cdef bint spared(self, const uint8_t *payload, Py_ssize_t size) noexcept
     cdef int keep(self, const uint8_t *data, Py_ssize_t size) except -1
     cdef int make_room(self, Py_ssize_t size) except -1
@@ -25,7 +33,3 @@ cdef class _Decoder:
 
 cdef class CommandDecoder(_Decoder):
     pass
-
-
-cpdef bytes header_packet(uint8_t letter, object index, bytes name, bytes value)
-cpdef bytes encode(object message, Py_ssize_t max_data=*)

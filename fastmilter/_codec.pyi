@@ -1,83 +1,10 @@
-"""Messages and bytes: framing, decoding, encoding, every check of a length or a NUL. See ``fastmilter.codec``."""
+"""Bytes to messages: framing, decoding, every check of a length or a NUL. See ``fastmilter.codec``."""
 
-from typing import Self, TypeAlias, final
+from typing import Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
-from fastmilter._messages import (
-    Abort,
-    Accept,
-    AddHeader,
-    AddRecipient,
-    Body,
-    ChangeHeader,
-    ChangeSender,
-    Connect,
-    ConnectionFail,
-    Continue,
-    Data,
-    DeleteRecipient,
-    Discard,
-    EndOfHeaders,
-    EndOfMessage,
-    Header,
-    Helo,
-    InsertHeader,
-    Macros,
-    MailFrom,
-    Negotiate,
-    Progress,
-    Quarantine,
-    Quit,
-    QuitNewConnection,
-    RcptTo,
-    Reject,
-    ReplaceBody,
-    ReplyCode,
-    Shutdown,
-    Skip,
-    TempFail,
-    Unknown,
-)
-
-_Command: TypeAlias = (
-    Negotiate
-    | Macros
-    | Connect
-    | Helo
-    | MailFrom
-    | RcptTo
-    | Data
-    | Header
-    | EndOfHeaders
-    | Body
-    | EndOfMessage
-    | Abort
-    | Quit
-    | QuitNewConnection
-    | Unknown
-)
-_Response: TypeAlias = (
-    Negotiate
-    | Continue
-    | Accept
-    | Reject
-    | TempFail
-    | Discard
-    | Skip
-    | Progress
-    | Shutdown
-    | ConnectionFail
-    | ReplyCode
-    | AddHeader
-    | InsertHeader
-    | ChangeHeader
-    | AddRecipient
-    | DeleteRecipient
-    | ChangeSender
-    | ReplaceBody
-    | Quarantine
-)
+from fastmilter._messages import _Command, _Response
 
 @disjoint_base
 class _Decoder:
@@ -94,6 +21,12 @@ class _Decoder:
 
     def settle(self) -> None:
         """Keep what is left of what was lent, so that the lender may use the memory again."""
+
+    def next_field(self) -> tuple[str, str] | None:
+        """Name and value of the next packet as text if it is a whole and valid header field, else ``None``.
+
+        For dozens of them in a row, without a message object each; everything else is left to ``next_message``.
+        """
 
     @property
     def max_data(self) -> int:
@@ -143,12 +76,3 @@ def decode_command(payload: Buffer) -> _Command:
 
 def decode_response(payload: Buffer) -> _Response:
     """The response in one packet without its length, that is the letter and the data; at most 1052672 bytes."""
-
-def header_packet(letter: int, index: int | None, name: bytes, value: bytes) -> bytes:
-    """The packet that adds (``h``, without an index), inserts (``i``) or changes (``m``) a header field."""
-
-def encode(message: _Command | _Response, max_data: int = 65535) -> bytes:
-    """The packet of a message, ready to send; ``InvalidMessage`` if it cannot be one.
-
-    ``max_data``: most bytes of data behind the letter; more than 65535 only where that was negotiated.
-    """

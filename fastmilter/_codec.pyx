@@ -1,11 +1,11 @@
-"""Messages and bytes: framing, decoding, encoding, every check of a length or a NUL. See ``fastmilter.codec``.
+"""Bytes to messages: framing, decoding, every check of a length or a NUL. See ``fastmilter.codec``.
 
 A packet is a length (4 bytes, big-endian, counts what follows), a letter and the data behind it. Nothing here knows a
-session: whether a packet may come now, or was negotiated, is decided above. Nothing here decodes text.
+session: whether a packet may come now, or was negotiated, is decided above.
 
 Strict where libmilter, Sendmail and Postfix are strict, lenient where one of them is: commands are read as libmilter
-reads them, responses as Postfix does. The peer's faults are ``RemoteProtocolError``, the caller's ``InvalidMessage``.
-Anything else that a decoder raises because of what it was fed is a bug.
+reads them, responses as Postfix does. The peer's faults are ``RemoteProtocolError``; anything else that a decoder raises
+because of what it was fed is a bug.
 
 Sources: Sendmail's ``libmilter/comm.c``, ``engine.c``, ``smfi.c``; Postfix's ``src/milter/milter8.c``.
 """
@@ -19,69 +19,29 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 
 from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
+from fastmilter._packets cimport DATA_BYTES, HEAD, LENGTH, WITHOUT_DATA, fits, read_u32
+from fastmilter._text cimport name_of, text_of
 
 from fastmilter import _bounds, constants
 from fastmilter._messages import (
-    Abort, Accept, AddHeader, AddRecipient, ChangeHeader, ChangeSender, ConnectionFail, Continue, Data, DeleteRecipient,
-    Discard, EndOfHeaders, EndOfMessage, Helo, InsertHeader, Negotiate, Progress, Quarantine, Quit, QuitNewConnection,
-    Reject, ReplaceBody, ReplyCode, Shutdown, Skip, TempFail, Unknown,
+    AddHeader, AddRecipient, ChangeHeader, ChangeSender, DeleteRecipient, EndOfMessage, Helo, InsertHeader, Negotiate,
+    Quarantine, ReplaceBody, ReplyCode, Unknown,
 )
-from fastmilter.errors import InvalidMessage, RemoteProtocolError
+from fastmilter.errors import RemoteProtocolError
 
-
-# --- Letters and bounds -----------------------------------------------------------------------------------------------
-# Letters stand as characters below: 'C' is CONNECT and so on, as in constants.py and in every dump of the protocol.
 
 cdef enum:
-    LENGTH = 4
-    HEAD = 5  # length and letter: enough to know whether the packet can be right
     NEGOTIATION = 12  # version, actions, protocol
     ALL_LETTERS = (1 << 26) - 1
-    DATA_BYTES = 65535  # constants.MAX_DATA_BYTES, as a number of C
     UNBOUNDED = 0x7FFFFFF0  # the largest max_data; sums of two sizes stay far from overflow
 
 
-cdef struct Bounds:
-    bint known
-    Py_ssize_t lowest
-    Py_ssize_t highest
-
-
-cdef Bounds[256] COMMANDS, RESPONSES
-
-
-cdef int fill(Bounds *table, dict bounds) except -1:
-    for letter, (lowest, highest) in bounds.items():
-        table[<uint8_t> ord(letter)] = Bounds(known=True, lowest=lowest, highest=highest)
-    return 0
-
-
-fill(COMMANDS, _bounds.COMMAND_BOUNDS)
-fill(RESPONSES, _bounds.RESPONSE_BOUNDS)
-
-
-cdef inline bint fits(uint8_t letter, bint command, Py_ssize_t size, Py_ssize_t limit) noexcept:
-    """Whether a packet may have this letter with ``size`` bytes of data."""
-    cdef Bounds *bounds = &COMMANDS[letter] if command else &RESPONSES[letter]
-    return bounds.known and bounds.lowest <= size <= min(bounds.highest, limit)
-
-
 # --- Reading: one packet, a cursor in it, every check in the helpers --------------------------------------------------
-
-cdef struct Packet:
-    const uint8_t *data  # behind the letter
-    Py_ssize_t size
-    Py_ssize_t at  # how far it is read
-    uint8_t letter
-
+# Letters stand as characters below: 'C' is CONNECT and so on, as in constants.py and in every dump of the protocol.
 
 cdef object wrong(Packet *packet, str what):
     data = PyBytes_FromStringAndSize(<const char *> packet.data, packet.size)
     return RemoteProtocolError(_bounds.wrong_content(packet.letter, data, what))
-
-
-cdef inline uint32_t read_u32(const uint8_t *at) noexcept:
-    return (<uint32_t> at[0] << 24) | (<uint32_t> at[1] << 16) | (<uint32_t> at[2] << 8) | at[3]
 
 
 cdef inline Py_ssize_t left(Packet *packet) noexcept:
@@ -178,7 +138,19 @@ cdef RcptTo decode_rcpt(Packet *packet):
 
 cdef inline tuple take_params(Packet *packet):
     """What stands behind a path; a last one that no NUL ends is dropped, as libmilter does."""
-    return tuple(take_rest(packet).split(b"\0")[:-1]) if left(packet) else ()
+    cdef list params
+    cdef const uint8_t *begin
+    cdef const uint8_t *nul
+    if not left(packet):
+        return ()
+    params = []
+    while True:
+        begin = packet.data + packet.at
+        nul = <const uint8_t *> memchr(begin, 0, <size_t> left(packet))
+        if nul is NULL:
+            return tuple(params)
+        params.append(PyBytes_FromStringAndSize(<const char *> begin, nul - begin))
+        packet.at += nul - begin + 1
 
 
 cdef tuple decode_joined_path(Packet *packet):
@@ -381,42 +353,74 @@ cdef class _Decoder:
 
     cpdef object next_message(self):
         """The next complete message, or ``None`` if there is none until more was fed."""
+        cdef Packet packet
         if self.error is not None:
             raise RemoteProtocolError(self.error)
         try:
-            message = self.cut()
+            if self.cut(&packet):
+                self.start += packet.size + HEAD
+                return command_of(&packet) if self.command else response_of(&packet)
         except RemoteProtocolError as error:
             self.error = str(error)
             self.release()
             raise
-        if message is None and self.lender is None:
+        if self.lender is None:
             self.tidy()
-        return message
+        return None
 
-    cdef object cut(self):
-        """The next message, or None. Length and letter are judged as soon as they are there."""
+    cpdef tuple next_field(self):
+        """Name and value of the next packet as text if it is a whole and valid header field, else ``None``.
+
+        For dozens of them in a row, without a message object each; everything else is left to ``next_message``.
+        """
+        cdef Packet packet
+        cdef const uint8_t *value
+        cdef const uint8_t *end
+        cdef Py_ssize_t length
+        try:
+            if self.error is not None or not self.cut(&packet) or packet.letter != c"L" or not self.command:
+                return None
+        except RemoteProtocolError:
+            return None
+        value = <const uint8_t *> memchr(packet.data, 0, <size_t> packet.size)
+        if value is NULL or value == packet.data:
+            return None
+        value += 1
+        length = packet.size - (value - packet.data)
+        end = <const uint8_t *> memchr(value, 0, <size_t> length)
+        if end is NULL:
+            return None
+        self.start += packet.size + HEAD
+        return name_of(packet.data, value - packet.data - 1), text_of(value, end - value)
+
+    cdef bint cut(self, Packet *packet) except -1:
+        """Whether there is a whole packet. Length and letter are judged as soon as they are there."""
         cdef const uint8_t *at
         cdef Py_ssize_t held, length
         while True:
             at = self.window + self.start
             held = self.end - self.start
             if held < LENGTH:
-                return None
+                return False
             length = read_u32(at)
             if not 1 <= length <= self.limit + 1:
                 raise RemoteProtocolError(_bounds.wrong_length(at[:LENGTH], self.limit + 1))
+            if held >= HEAD and not fits(at[LENGTH], self.command, length - 1, self.limit):
+                raise RemoteProtocolError(_bounds.wrong_size(at[LENGTH], self.command, length - 1, self.limit))
             if held < LENGTH + length:
+                return False
+            if not self.spared(at + LENGTH, length):
                 break
             self.start += LENGTH + length
-            if not self.spared(at + LENGTH, length):
-                return decode(at + LENGTH, length, self.command, self.limit)
-        if held >= HEAD and not fits(at[LENGTH], self.command, length - 1, self.limit):
-            raise RemoteProtocolError(_bounds.wrong_size(at[LENGTH], self.command, length - 1, self.limit))
-        return None
+        packet.letter = at[LENGTH]
+        packet.data = at + HEAD
+        packet.size = length - 1
+        packet.at = 0
+        return True
 
     cdef bint spared(self, const uint8_t *payload, Py_ssize_t size) noexcept:
         """Whether the packet holds macros that nobody will ask for."""
-        if payload[0] != c"D" or not self.command or not fits(c"D", True, size - 1, self.limit):
+        if payload[0] != c"D" or not self.command:
             return False
         return c"A" <= payload[1] <= c"Z" and not self.macros_of >> (payload[1] - c"A") & 1
 
@@ -495,180 +499,3 @@ cdef class ResponseDecoder(_Decoder):
 
     def __init__(self, max_data=constants.MAX_RESPONSE_BYTES):
         self.max_data = max_data
-
-
-# --- Encoding: one function writes every packet, so nothing gets on the wire past its checks --------------------------
-
-cdef bytes frame(uint8_t letter, bytes prefix, tuple strings, Py_ssize_t limit):
-    """A packet: length, letter, ``prefix`` as it stands, each of ``strings`` with its NUL."""
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(plain(letter, prefix))
-    cdef Py_ssize_t length
-    cdef uint8_t *at
-    cdef bytes packet
-    for string in strings:
-        length = PyBytes_GET_SIZE(plain(letter, string))
-        if memchr(PyBytes_AS_STRING(<bytes> string), 0, <size_t> length) is not NULL:
-            raise InvalidMessage(_bounds.wrong_content(letter, string, "a NUL inside"))
-        size += length + 1
-    if not fits(letter, COMMANDS[letter].known, size, limit):
-        raise InvalidMessage(_bounds.wrong_size(letter, bool(COMMANDS[letter].known), size, limit))
-    packet = PyBytes_FromStringAndSize(NULL, HEAD + size)
-    at = <uint8_t *> PyBytes_AS_STRING(packet)
-    write_u32(at, <uint32_t> size + 1)  # the length counts the letter
-    at[LENGTH] = letter
-    at += HEAD
-    length = PyBytes_GET_SIZE(prefix)
-    memcpy(at, PyBytes_AS_STRING(prefix), <size_t> length)
-    for string in strings:
-        at += length
-        length = PyBytes_GET_SIZE(<bytes> string) + 1  # CPython ends every bytes object with a NUL
-        memcpy(at, PyBytes_AS_STRING(<bytes> string), <size_t> length)
-    return packet
-
-
-cdef inline void write_u32(uint8_t *at, uint32_t value) noexcept:
-    at[0], at[1], at[2], at[3] = value >> 24, (value >> 16) & 255, (value >> 8) & 255, value & 255
-
-
-cdef bytes plain(uint8_t letter, object value):
-    if not isinstance(value, bytes):
-        raise InvalidMessage(f"{_bounds.titled(letter)}: expected bytes, got {type(value).__name__}")
-    return <bytes> value
-
-
-cdef bytes number(object value, int size, str what):
-    cdef uint8_t[LENGTH] written
-    highest = 0xFFFF if size == 2 else 0xFFFFFFFF
-    if not isinstance(value, int) or not 0 <= value <= highest:
-        raise InvalidMessage(f"{what} is {value!r}, expected 0 to {highest}")
-    write_u32(written, value)
-    return written[LENGTH - size:LENGTH]
-
-
-cdef object pairs(uint8_t letter, object values):
-    for pair in values:
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise InvalidMessage(f"{_bounds.titled(letter)}: expected pairs, got {pair!r:.60}")
-    return values
-
-
-cdef bytes encode_negotiate(object message, Py_ssize_t limit):
-    parts = [
-        number(message.version, 4, "version"),
-        number(message.actions, 4, "actions"),
-        number(message.protocol, 4, "protocol"),
-    ]
-    for stage, names in pairs(c"O", message.macros or ()):
-        if b"\0" in plain(c"O", names):
-            raise InvalidMessage(_bounds.wrong_content(c"O", names, "a NUL inside"))
-        parts += number(stage, 4, "stage"), names, b"\0"
-    return frame(c"O", b"".join(parts), (), limit)
-
-
-cdef bytes encode_macros(Macros message, Py_ssize_t limit):
-    if len(message.command) != 1:
-        raise InvalidMessage(f"the command of macros is {_bounds.quoted(message.command)}, expected one letter")
-    return frame(c"D", message.command, tuple([part for pair in pairs(c"D", message.values) for part in pair]), limit)
-
-
-cdef bytes encode_connect(object message, Py_ssize_t limit):
-    cdef bytes family = message.family
-    cdef bytes hostname = plain(c"C", message.hostname)
-    if b"\0" in hostname:
-        raise InvalidMessage(_bounds.wrong_content(c"C", hostname, "a NUL inside"))
-    if family == b"U":
-        if message.port or message.address:
-            raise InvalidMessage("CONNECT ('C'): family 'U' has neither port nor address")
-        return frame(c"C", hostname + b"\0U", (), limit)
-    if family not in (b"4", b"6", b"L"):
-        raise InvalidMessage(f"CONNECT ('C'): family {_bounds.quoted(family)}, expected '4', '6', 'L' or 'U'")
-    port = number(message.port, 2, "port")
-    return frame(c"C", hostname + b"\0" + family + port, (message.address,), limit)
-
-
-cdef bytes encode_joined_path(uint8_t letter, object path, tuple params, Py_ssize_t limit):
-    """A path; parameters become one string, where a space inside one would make it two."""
-    if not params:
-        return frame(letter, b"", (path,), limit)
-    for param in params:
-        if b" " in plain(letter, param):
-            raise InvalidMessage(_bounds.wrong_content(letter, param, "a space inside a parameter"))
-    return frame(letter, b"", (path, b" ".join(params)), limit)
-
-
-cdef bytes encode_field(uint8_t letter, bytes prefix, object name, object value, Py_ssize_t limit):
-    if not plain(letter, name):
-        raise InvalidMessage(f"{_bounds.titled(letter)}: the field name is empty")
-    return frame(letter, prefix, (name, value), limit)
-
-
-# One object and one packet are enough for each message without data.
-cdef dict WITHOUT_DATA = {
-    ord(letter): message
-    for letter, message in {
-        b"T": Data(), b"N": EndOfHeaders(), b"E": EndOfMessage(), b"A": Abort(), b"Q": Quit(), b"K": QuitNewConnection(),
-        b"c": Continue(), b"a": Accept(), b"r": Reject(), b"t": TempFail(), b"d": Discard(), b"s": Skip(), b"p": Progress(),
-        b"4": Shutdown(), b"f": ConnectionFail(),
-    }.items()
-}
-cdef dict PACKETS = {type(WITHOUT_DATA[letter]): b"\0\0\0\1" + bytes([letter]) for letter in WITHOUT_DATA}
-del PACKETS[EndOfMessage]  # may carry data
-
-
-cpdef bytes header_packet(uint8_t letter, object index, bytes name, bytes value):
-    """The packet that adds (``h``, without an index), inserts (``i``) or changes (``m``) a header field."""
-    return encode_field(letter, b"" if index is None else number(index, 4, "index"), name, value, DATA_BYTES)
-
-
-cpdef bytes encode(object message, Py_ssize_t max_data=DATA_BYTES):
-    """The packet of a message, ready to send; ``InvalidMessage`` if it cannot be one.
-
-    ``max_data``: most bytes of data behind the letter; more than 65535 only where that was negotiated.
-    """
-    kind = type(message)
-    packet = PACKETS.get(kind)
-    if packet is not None:
-        return packet
-    elif kind is Macros:
-        return encode_macros(message, max_data)
-    elif kind is Header:
-        return encode_field(c"L", b"", message.name, message.value, max_data)
-    elif kind is Body:
-        return frame(c"B", message.chunk, (), max_data)
-    elif kind is RcptTo:
-        return frame(c"R", b"", (message.recipient, *(message.params or ())), max_data)
-    elif kind is MailFrom:
-        return frame(c"M", b"", (message.sender, *(message.params or ())), max_data)
-    elif kind is EndOfMessage:
-        return frame(c"E", message.chunk, (), max_data)
-    elif kind is Connect:
-        return encode_connect(message, max_data)
-    elif kind is Helo:
-        return frame(c"H", b"", (message.name,), max_data)
-    elif kind is Unknown:
-        return frame(c"U", b"", (message.command,), max_data)
-    elif kind is Negotiate:
-        return encode_negotiate(message, max_data)
-    return encode_response(message, kind, max_data)
-
-
-cdef bytes encode_response(object message, object kind, Py_ssize_t limit):
-    if kind is ReplyCode:
-        return frame(c"y", b"", (message.text,), limit)
-    elif kind is AddHeader:
-        return encode_field(c"h", b"", message.name, message.value, limit)
-    elif kind is InsertHeader:
-        return encode_field(c"i", number(message.index, 4, "index"), message.name, message.value, limit)
-    elif kind is ChangeHeader:
-        return encode_field(c"m", number(message.index, 4, "index"), message.name, message.value, limit)
-    elif kind is AddRecipient:
-        return encode_joined_path(c"2" if message.params else c"+", message.recipient, message.params, limit)
-    elif kind is DeleteRecipient:
-        return frame(c"-", b"", (message.recipient,), limit)
-    elif kind is ChangeSender:
-        return encode_joined_path(c"e", message.sender, message.params, limit)
-    elif kind is ReplaceBody:
-        return frame(c"b", message.chunk, (), limit)
-    elif kind is Quarantine:
-        return frame(c"q", b"", (message.reason,), limit)
-    raise InvalidMessage(f"not a message of the milter protocol: {message!r:.60}")

@@ -1,7 +1,7 @@
 """The message classes: what stands in one packet, as a small frozen object. Public as ``fastmilter.codec``."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import TypeAlias, final
 
 @final
 @dataclass(frozen=True)
@@ -250,3 +250,42 @@ class Quarantine:
     """Hold the message (SMFIR_QUARANTINE ``q``): reason NUL."""
 
     reason: bytes
+
+_Command: TypeAlias = (
+    Negotiate
+    | Macros
+    | Connect
+    | Helo
+    | MailFrom
+    | RcptTo
+    | Data
+    | Header
+    | EndOfHeaders
+    | Body
+    | EndOfMessage
+    | Abort
+    | Quit
+    | QuitNewConnection
+    | Unknown
+)
+_Response: TypeAlias = (
+    Negotiate
+    | Continue
+    | Accept
+    | Reject
+    | TempFail
+    | Discard
+    | Skip
+    | Progress
+    | Shutdown
+    | ConnectionFail
+    | ReplyCode
+    | AddHeader
+    | InsertHeader
+    | ChangeHeader
+    | AddRecipient
+    | DeleteRecipient
+    | ChangeSender
+    | ReplaceBody
+    | Quarantine
+)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
-from fastmilter._text import to_bytes, to_text
+from fastmilter._text import subtype_of_str, to_bytes, to_text
 from fastmilter.constants import Family
 
 
@@ -65,12 +65,9 @@ def params_of(params: tuple[bytes, ...]) -> Params:
 
 def address_of(raw: bytes) -> "Address":
     """Return ``Address(raw)``: the call of a class costs four times as much."""
-    made = _new_str(Address, to_text(path_of(raw)))
+    made = subtype_of_str(Address, to_text(path_of(raw)))
     made.raw = raw
     return made
-
-
-_new_str = str.__new__
 
 
 class Address(str):
@@ -88,7 +85,7 @@ class Address(str):
 
     def __new__(cls, raw: bytes) -> "Address":
         """Read the path that the MTA sent."""
-        self = _new_str(cls, to_text(path_of(raw)))
+        self = subtype_of_str(cls, to_text(path_of(raw)))
         self.raw = raw
         return self
 
@@ -196,16 +193,17 @@ class SocketAddress:
     def from_wire(cls, family: bytes, port: int, address: bytes) -> "SocketAddress":
         """Read the family letter, the port (0: unknown) and the address of a CONNECT packet."""
         name = _FAMILIES.get(family, "unknown")
-        text = to_text(address)
+        text: str | None = to_text(address) or None
         if name == "unix":
-            return cls("unix", path=text or None)
+            return cls("unix", path=text)
         if name == "unknown":
             return cls()
-        if text[:5].lower() == "ipv6:":
-            text = text[5:]
-        made = object.__new__(cls)
+        if text is not None and text[:5].lower() == "ipv6:":
+            text = text[5:] or None
+        made = cls.__new__(cls)
         # Each connection makes one, and the constructor of a frozen dataclass sets its fields one by one by a call.
-        made.__dict__.update(family=name, host=text or None, port=port or None, path=None)
+        fields = made.__dict__
+        fields["family"], fields["host"], fields["port"], fields["path"] = name, text, port or None, None
         return made
 
     @cached_property

@@ -24,7 +24,8 @@ sent is ``InvalidMessage``. Whether a message may come at this point of a sessio
 
 from typing import TypeAlias
 
-from fastmilter._codec import CommandDecoder, ResponseDecoder, decode_command, decode_response, encode
+from fastmilter._codec import CommandDecoder, ResponseDecoder, decode_command, decode_response
+from fastmilter._encode import encode
 from fastmilter._messages import (
     Abort,
     Accept,

@@ -4,22 +4,21 @@ from fastmilter._messages cimport Body, Connect, Header, MailFrom, RcptTo
 from fastmilter._text cimport to_text
 from fastmilter.addresses cimport address_of, params_of
 from fastmilter.edits cimport Composed, compose
+from fastmilter.filter cimport Binding
 from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
 
 cdef int BODY, DATA, END_OF_HEADERS, END_OF_MESSAGE, HEADER, MAIL, RCPT
-cdef int _ADD_HEADERS
+cdef int _ADD_HEADERS, _HEADER_BIT
 cdef object _ACCEPT, _DISCARD, _SKIP
 cdef int _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE
 cdef bint _is_answered(int purpose) noexcept
 
 
-cdef class Conversation:
+cdef class Conversation(Binding):
     cdef readonly object plan
     cdef readonly Session session
     cdef readonly object filter
-    cdef readonly Connection connection
-    cdef readonly EditableMessage message
     cdef object _host
     cdef frozenset _overridden
     cdef bint _reused
@@ -27,7 +26,7 @@ cdef class Conversation:
     cdef int _purpose
     cdef int _steps
     cdef int _asked
-    cdef Header _field
+    cdef bint _is_field
     cdef tuple _arguments
     cdef int _interrupted
     cdef Py_ssize_t _mark
@@ -58,6 +57,7 @@ cdef class Conversation:
     cdef EditableMessage _in_work(self)
     cdef object _spare(self)
     cdef bint _header(self, Header event) except -1
+    cdef bint _next_field(self) except -1
     cdef bint _plain_step(self, str name, int step) except -1
     cdef bint _body(self, Body event) except -1
     cdef bint _end_of_message(self, event) except -1

@@ -41,7 +41,7 @@ from fastmilter.addresses import address_of, params_of
 from fastmilter.constants import Action, Step
 from fastmilter.edits import body_packets, compose, discard
 from fastmilter.errors import FastmilterError
-from fastmilter.filter import Filter
+from fastmilter.filter import Binding, Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
 from fastmilter.message import Connection, EditableMessage, Message
 from fastmilter.negotiation import (
@@ -60,6 +60,7 @@ from fastmilter.plan import Plan
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
 from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, OutOfOrder, Session
 
+_HEADER_BIT = 1 << HEADER
 _ADD_HEADERS = int(Action.ADD_HEADERS)
 # A look into an enumeration costs as much as a callback.
 _ACCEPT, _DISCARD, _SKIP = VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.SKIP
@@ -102,7 +103,7 @@ def _is_answered(purpose: int) -> bool:
     return purpose <= _LAST_CHUNK
 
 
-class Conversation:
+class Conversation(Binding):
     """One milter connection and, for each SMTP connection on it, one object of the filter class."""
 
     def __init__(self, plan: Plan, host: Host) -> None:
@@ -120,8 +121,8 @@ class Conversation:
         self._purpose: int = _NOTICE
         self.callback = ""
         """The name of the callback in work, or of the last one."""
-        self._field: Header | None = None  # what on_header is called with: a tuple of it would cost as much as the call
-        self._arguments: tuple[Any, ...] = ()  # what the callback in work is called with otherwise
+        self._arguments: tuple[Any, ...] = ()  # what the callback in work is called with
+        self._is_field = False  # it is on_header
         self._mark = 0  # how many edits there were before the callback in work
         self._held: Event | None = None  # an event that is in work (the offer), or comes next (the end of the message)
         self._todo: list[tuple[int, str, tuple[Any, ...]]] | None = None  # calls that follow an event, last first
@@ -161,6 +162,8 @@ class Conversation:
                 if self._take_up():
                     return True
                 continue
+            if self._asked & _HEADER_BIT and self.filter is not None and self._next_field():
+                return True
             event = self._held
             if event is None:
                 event = self.session.next_event()
@@ -176,21 +179,19 @@ class Conversation:
 
         This is the one place where user code runs; a driver calls it once after each ``next_call``.
         """
-        target = self.filter
-        field = self._field
-        if field is not None and target is not None:
-            self._field = None
-            return target.on_header(to_text(field.name), to_text(field.value))
+        target, arguments = self.filter, self._arguments
+        if self._is_field and target is not None:
+            self._is_field = False
+            return target.on_header(arguments[0], arguments[1])  # written out, it takes no bound method
         if self._purpose == _MAKE:
             return self.plan.filter_class()
-        arguments, self._arguments = self._arguments, ()
+        self._arguments = ()  # a piece of the body is not kept any longer than its callback keeps it
         return getattr(target, self.callback)(*arguments)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What ``invoke`` is going to call the callback with."""
-        field = self._field
-        return self._arguments if field is None else (to_text(field.name), to_text(field.value))
+        return () if self._purpose == _MAKE else self._arguments
 
     def _take(self, event: Any) -> bool:
         """Take up an event; tell whether there is a call to make for it. The most frequent ones come first."""
@@ -358,15 +359,22 @@ class Conversation:
             self._ended(self.session.over)
 
     def _header(self, event: Header) -> bool:
-        message = self._in_work()
-        message._shown.append(event.name)  # spared or not: it counts for the MTA, so it counts for indices
-        if not self._asks(HEADER):
-            self._spare()
+        name = to_text(event.name)
+        self._in_work()._shown.append(name)  # spared or not: it counts for the MTA, so it counts for indices
+        if self._asks(HEADER):
+            return self._call(_STEP, "on_header", (name, to_text(event.value)))
+        self._spare()
+        return False
+
+    def _next_field(self) -> bool:
+        """Have ``on_header`` called for one more field of several in a row: there are dozens, so the shortest way."""
+        session = self.session
+        field = session.next_field() if session.kept is None else None
+        if field is None:
             return False
-        if self.filter is None:
-            return self._call(_STEP, "on_header", (to_text(event.name), to_text(event.value)))
-        self._field = event
-        return self._begin(_STEP, "on_header", ())
+        self._in_work()._shown.append(field[0])
+        self._is_field = True
+        return self._begin(_STEP, "on_header", field)
 
     def _plain_step(self, name: str, step: int) -> bool:
         if self._asks(step):

@@ -1,7 +1,7 @@
 # C names of edits.py for the compiled modules above it.
 
-from fastmilter._codec cimport encode, header_packet
-from fastmilter._text cimport is_field_name, is_one_line, is_same_name, to_bytes
+from fastmilter._encode cimport encode, header_packet
+from fastmilter._text cimport is_field_name, is_one_line, is_same_name, to_bytes, to_text
 
 
 cdef class SetHeader:

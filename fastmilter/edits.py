@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Final
 
-from fastmilter._codec import encode, header_packet
-from fastmilter._text import is_field_name, is_one_line, is_same_name, to_bytes
+from fastmilter._encode import encode, header_packet
+from fastmilter._text import is_field_name, is_one_line, is_same_name, to_bytes, to_text
 from fastmilter.codec import AddRecipient, ChangeSender, DeleteRecipient, InsertHeader, Quarantine, RcptTo, ReplaceBody
 from fastmilter.constants import MAX_DATA_BYTES, MAX_HEADER_INDEX
 from fastmilter.replies import TEMPFAIL
@@ -162,7 +162,7 @@ class Composed:
 
 def compose(
     edits: list[Edit],
-    shown: list[bytes] | None,
+    shown: list[str] | None,
     appends_in_place: bool,
     may_add: bool = True,
     recipients: Iterable[RcptTo] = (),
@@ -178,7 +178,7 @@ def compose(
     if len(changes) > 1:  # Postfix renumbers after a deletion: the highest index goes first
         changes = sorted(changes, key=_index_of, reverse=True)
     head = [_change(edit) for edit in changes]
-    added: list[bytes] = []
+    added: list[str] = []
     for addition in additions:
         kind = type(addition)
         if kind is InsertHeader:
@@ -188,7 +188,8 @@ def compose(
         else:
             in_the_way = appends_in_place and _may_be_there(addition.name, shown, added)
             head.append(_append(addition, in_the_way))
-        added.append(addition.name)
+        if appends_in_place:
+            added.append(to_text(addition.name))
     if not others:
         return Composed(head, None, [])
     head += _envelope(others, recipients)
@@ -213,7 +214,7 @@ def _append(edit: AppendHeader | SetHeader, in_the_way: bool) -> bytes:
 _ADD, _INSERT, _CHANGE = b"him"
 
 
-def _may_be_there(name: bytes, shown: list[bytes] | None, added: list[bytes]) -> bool:
+def _may_be_there(name: bytes, shown: list[str] | None, added: list[str]) -> bool:
     """Tell whether a field of that name is in the message, or may be.
 
     Without the header section one may be there. Date, From and Message-Id of Sendmail's own making are replaced by
@@ -224,11 +225,11 @@ def _may_be_there(name: bytes, shown: list[bytes] | None, added: list[bytes]) ->
     return count(shown, name) > 0 if shown is not None else name.lower() not in _MADE_BY_MTA
 
 
-def count(names: list[bytes], name: bytes) -> int:
+def count(names: list[str], name: bytes) -> int:
     """Return how many of ``names`` are ``name``, in upper or lower case."""
     found = 0
     for other in names:
-        if is_same_name(other, name):
+        if is_same_name(name, other):
             found += 1
     return found
 
@@ -266,19 +267,21 @@ _Place = tuple[bytes, int]
 """A field: its name in lower case and its index."""
 
 
-def _settle(edits: list[Edit], shown: list[bytes] | None) -> tuple[list[SetHeader], list[Any], list[Edit]]:
+def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader], list[Any], list[Edit]]:
     """Let the last change of each field win; return the changes, the additions and all other edits, each in call order.
 
     A change of a field that is not there becomes an addition: as a change, Postfix would append it, and Sendmail put
     it before the first of that name and shift the others.
     """
     changes: dict[_Place, SetHeader] = {}
-    additions: dict[int | _Place, AppendHeader | InsertHeader | SetHeader] = {}  # changes that became one by their place
+    additions: dict[int | _Place, Any] = {}  # by a number, and changes that became additions by their place
     others: list[Edit] = []
-    for number, edit in enumerate(edits):
+    number = 0
+    for edit in edits:
         kind = type(edit)
         if kind is AppendHeader or kind is InsertHeader:
             additions[number] = edit
+            number += 1
         elif kind is SetHeader:
             place = edit.name.lower(), edit.index
             if shown is None or edit.index <= count(shown, edit.name):
@@ -300,7 +303,7 @@ def _settle(edits: list[Edit], shown: list[bytes] | None) -> tuple[list[SetHeade
 
 def _names(made: Any, edit: DeleteHeaders) -> bool:
     """Whether ``made`` is a change of a field that ``edit`` deletes; what was added to the message stays."""
-    return isinstance(made, SetHeader) and is_same_name(made.name, edit.name)
+    return isinstance(made, SetHeader) and made.name.lower() == edit.name.lower()
 
 
 def body_packets(source: bytes | IO[bytes], max_data: int, foot: bytes) -> Iterator[bytes]:

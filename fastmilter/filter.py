@@ -8,7 +8,7 @@ Bodies are ``bytes``.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from fastmilter.addresses import Address, Params, SocketAddress
 from fastmilter.constants import ALL_ACTIONS, Action, Step
@@ -45,20 +45,33 @@ def early_verdict(callback: F) -> F:
     return mark_reply(callback, True)
 
 
-class Link(Protocol[S]):
-    """What a filter object is bound to; the server's business."""
+class Binding:
+    """What a filter object is bound to, one end of a milter connection; ``conversation.Conversation`` is one."""
 
     connection: Connection | None
-    message: Message[S] | None
+    message: Message[Any] | None
 
     @property
     def macros(self) -> Macros:
         """The macros of the connection and of the message in work."""
-        ...
+        raise NotImplementedError
 
     def progress(self) -> bool:
         """Tell the MTA that work goes on."""
-        ...
+        raise NotImplementedError
+
+
+def _message_of(binding: Binding | None) -> Message[Any]:
+    message = None if binding is None else binding.message
+    if message is None:
+        raise NoMessage("there is no message: it lives from on_mail to on_message_end")
+    return message
+
+
+def _macros_of(binding: Binding | None) -> Macros:
+    if binding is None:
+        raise NoConnection("there are no macros before the connection")
+    return binding.macros if binding.message is None else binding.message.macros
 
 
 class Filter(Generic[S]):
@@ -97,7 +110,7 @@ class Filter(Generic[S]):
     blocking: ClassVar[bool] = False
     """Whether callbacks wait for something and must run in threads."""
 
-    _fastmilter: "Link[S] | None"
+    _fastmilter: Binding | None
     _fastmilter_plan: ClassVar[Plan]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Filter[S]":
@@ -116,34 +129,28 @@ class Filter(Generic[S]):
     @property
     def connection(self) -> Connection:
         """The SMTP connection, from CONNECT to its end; ``NoConnection`` outside."""
-        link = self._fastmilter
-        if link is None or link.connection is None:
+        binding = self._fastmilter
+        if binding is None or binding.connection is None:
             raise NoConnection("there is no connection: it lives from on_connect to on_close")
-        return link.connection
+        return binding.connection
 
     @property
     def message(self) -> Message[S]:
         """The message in work, from MAIL to its end; ``NoMessage`` outside."""
-        link = self._fastmilter
-        if link is None or link.message is None:
-            raise NoMessage("there is no message: it lives from on_mail to on_message_end")
-        return link.message
+        return _message_of(self._fastmilter)
 
     @property
     def macros(self) -> Macros:
         """The macros that the MTA sent, the latest step first: ``self.macros["i"]``, ``KeyError`` if not sent."""
-        link = self._fastmilter
-        if link is None:
-            raise NoConnection("there are no macros before the connection")
-        return link.macros
+        return _macros_of(self._fastmilter)
 
     def progress(self) -> bool:
         """Tell the MTA that work goes on, so that it waits longer (smfi_progress).
 
         Sent at once where this MTA takes it now, above all in ``on_end_of_message``; returns whether it was sent.
         """
-        link = self._fastmilter
-        return link is not None and link.progress()
+        binding = self._fastmilter
+        return binding is not None and binding.progress()
 
     @classmethod
     def wish(cls) -> Wish:

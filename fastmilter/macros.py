@@ -58,12 +58,18 @@ def clear(stages: Stages, first: int) -> None:
 
 def look_up(stages: Stages, name: bytes) -> str | None:
     """Return the value that the latest step gave to the macro ``name``, spelled without braces."""
-    for macros in reversed(stages):
+    for stage in range(len(stages) - 1, -1, -1):
+        macros = stages[stage]
         if macros is not None:
             value = macros.get(name)
             if value is not None:
                 return to_text(value)
     return None
+
+
+def _bare(name: str) -> bytes:
+    """Return the name of a macro without its braces."""
+    return to_bytes(name[1:-1] if name.startswith("{") and name.endswith("}") else name)
 
 
 class Macros(Mapping[str, str]):
@@ -85,16 +91,14 @@ class Macros(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         """Return the value that the latest step gave."""
-        bare = name[1:-1] if name[:1] == "{" and name[-1:] == "}" else name
-        value = look_up(self._stages, to_bytes(bare))
+        value = look_up(self._stages, _bare(name))
         if value is None:
             raise KeyError(name)
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value that the latest step gave, ``default`` if the MTA sent no such macro."""
-        bare = name[1:-1] if name[:1] == "{" and name[-1:] == "}" else name
-        value = look_up(self._stages, to_bytes(bare))
+        value = look_up(self._stages, _bare(name))
         return default if value is None else value
 
     def __iter__(self) -> Iterator[str]:

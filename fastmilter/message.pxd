@@ -21,6 +21,7 @@ cdef class EditableMessage:
     cdef readonly object _agreement
     cdef readonly int _actions
     cdef object _stages
+    cdef object _macros
     cdef object _sender
     cdef public object _state
     cdef readonly object _state_class

@@ -150,11 +150,12 @@ class EditableMessage:
         self._agreement = agreement
         self._actions = agreement.actions
         self._stages = stages
+        self._macros: Macros | None = None
         self._sender = sender
         self._state_class = state_class
         self._state: Any = None
         self._recipients: list[RcptTo] = []
-        self._shown: list[bytes] = []
+        self._shown: list[str] = []
         self._edits: list[Edit] = []
         self._sealed = False
 
@@ -178,7 +179,9 @@ class EditableMessage:
     @property
     def macros(self) -> Macros:
         """The macros of the message and of its connection."""
-        return Macros(self._stages)
+        if self._macros is None:
+            self._macros = Macros(self._stages)
+        return self._macros
 
     @property
     def queue_id(self) -> str | None:

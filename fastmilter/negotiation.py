@@ -103,6 +103,8 @@ class Agreement:
     protocol: int
     replies: tuple[bool, ...]
     """Whether each step gets a reply, by ``STEP_NUMBERS``."""
+    answered: int
+    """The same, bit n for step n."""
     skip: bool
     rejected_recipients: bool
     leading_space: bool
@@ -184,6 +186,7 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
         actions=actions,
         protocol=int(protocol),
         replies=tuple(replies),
+        answered=sum(1 << step for step, replied in enumerate(replies) if replied),
         skip=bool(protocol & ProtocolFlag.SKIP),
         rejected_recipients=bool(protocol & ProtocolFlag.REJECTED_RCPT),
         leading_space=bool(protocol & ProtocolFlag.LEADING_SPACE),

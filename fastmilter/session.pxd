@@ -6,7 +6,7 @@ from fastmilter.macros cimport clear, cleared, stored
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
 cdef int _HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE
-cdef int _CONTENT
+cdef int _CONTENT, _HEADER_BIT
 cdef bytes _CONTINUE_PACKET
 cdef object _CONTINUE, _SKIP
 cdef object _NEW, _NEGOTIATING, _OPEN, _CONNECTED, _CLOSED
@@ -37,6 +37,7 @@ cdef class Session:
     cpdef object receive_lent(self, view, Py_ssize_t size)
     cpdef object settle(self)
     cpdef object next_event(self)
+    cpdef tuple next_field(self)
     cdef object _take(self, message)
     cdef object _take_for_connection(self, kind, message)
     cdef object _fail(self, error)

@@ -24,7 +24,8 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any, Final
 
-from fastmilter._codec import CommandDecoder, encode
+from fastmilter._codec import CommandDecoder
+from fastmilter._encode import encode
 from fastmilter._messages import (
     Abort,
     Body,
@@ -245,6 +246,15 @@ class Session:
                 return event
         return None
 
+    def next_field(self) -> tuple[str, str] | None:
+        """Return name and value of one more header field without an event, where none of them gets a reply.
+
+        Only after an event that was one; ``None``: whatever comes next is for ``next_event``.
+        """
+        if self.step != HEADER or not self.in_message or self._answered & _HEADER_BIT or self._pushed is not None:
+            return None
+        return self._decoder.next_field()
+
     def _take(self, message: Any) -> Event | None:
         """Take up one message: the event that it is, or ``None``. The most frequent ones come first."""
         kind = type(message)
@@ -316,7 +326,7 @@ class Session:
     def agree(self, agreement: Agreement) -> None:
         """Answer the offer with ``agreement``."""
         self.agreement = agreement
-        self._answered = sum([1 << step for step, replied in enumerate(agreement.replies) if replied])
+        self._answered = agreement.answered
         self.shows_rejected = agreement.rejected_recipients
         self.phase = _OPEN
         self._decoder.max_data = agreement.max_data
@@ -548,6 +558,7 @@ class Session:
         return allowed
 
 
+_HEADER_BIT: Final = 1 << HEADER
 _CONTENT: Final = (1 << END_OF_MESSAGE) - 1  # all steps before the end of the message
 _PROGRESS: Final = encode(Progress())
 _CONTINUE_PACKET: Final = CONTINUE.packet

@@ -1,5 +1,7 @@
 # What the compiled worker calls without a detour through Python.
 
+from libc.stdint cimport uint32_t
+
 cdef class Stream:
     cdef int fd
     cdef readonly bint is_tcp
@@ -11,3 +13,19 @@ cdef class Stream:
 
 
 cpdef object accept(int listener, bint is_tcp)
+
+
+cdef class Poller:
+    cpdef object add(self, int fd)
+    cpdef object add_listener(self, int fd)
+    cpdef object add_bell(self, int fd)
+    cpdef object await_room(self, int fd, bint full)
+    cpdef object remove(self, int fd)
+    cpdef list wait(self, double timeout_s)
+
+
+cdef class Epoll(Poller):
+    cdef int fd
+    cdef void *events
+
+    cdef int control(self, int what, int fd, uint32_t events) except -1

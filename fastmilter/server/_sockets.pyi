@@ -27,3 +27,43 @@ class Stream:
 
 def accept(listener: int, is_tcp: bool) -> Stream | None:
     """Take one connection from a listening descriptor, or ``None`` if there is none: another process was faster."""
+
+class Poller:
+    """A set of descriptors to wait for. Closing a descriptor without ``remove`` is a mistake."""
+
+    def add(self, fd: int) -> None:
+        """Wait until ``fd`` can be read."""
+
+    def add_listener(self, fd: int) -> None:
+        """Wait until a connection can be accepted from ``fd``, which other processes wait for too."""
+
+    def add_bell(self, fd: int) -> None:
+        """Be woken once for each write to ``fd``, an eventfd that nobody reads."""
+
+    def await_room(self, fd: int, full: bool) -> None:
+        """Wait until ``fd`` can be written to and no longer for reading, or the other way round."""
+
+    def remove(self, fd: int) -> None:
+        """Forget ``fd``."""
+
+    def wait(self, timeout_s: float) -> list[int]:
+        """Return the descriptors that are ready; none after ``timeout_s``, or when a signal came."""
+
+    def close(self) -> None:
+        """Give the poller itself back."""
+
+@final
+class Epoll(Poller):
+    """The poller of Linux.
+
+    A listener is shared by all workers: with EPOLLEXCLUSIVE the kernel wakes one of them for a connection instead of
+    all. A worker that was woken must accept at least one, or the connection waits while the others sleep on.
+    """
+
+    def add(self, fd: int) -> None: ...
+    def add_listener(self, fd: int) -> None: ...
+    def add_bell(self, fd: int) -> None: ...
+    def await_room(self, fd: int, full: bool) -> None: ...
+    def remove(self, fd: int) -> None: ...
+    def wait(self, timeout_s: float) -> list[int]: ...
+    def close(self) -> None: ...

@@ -1,19 +1,26 @@
 """The system calls of a worker's loop, straight to the kernel.
 
 A ``Stream`` is one accepted connection. Python's socket objects do the same with an allocation, a time-out and an address
-at every turn, which nobody needs here; nothing of this waits.
+at every turn, which nobody needs here. Nothing of this waits but ``Poller.wait``.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_GET_BUFFER
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport ceil
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
 
 import os
 
 cdef extern from *:
     """
+    #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
     #include <fcntl.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
@@ -38,6 +45,22 @@ cdef extern from *:
     #endif
     }
 
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    #else  /* never called there: best_poller() looks */
+    struct epoll_event { unsigned events; union { int fd; } data; };
+    enum { EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT };
+    #define EPOLLET 0u
+    static int epoll_create1(int flags) { (void) flags; errno = ENOSYS; return -1; }
+    static int epoll_ctl(int fd, int what, int of, struct epoll_event *event)
+    { (void) fd; (void) what; (void) of; (void) event; errno = ENOSYS; return -1; }
+    static int epoll_wait(int fd, struct epoll_event *events, int most, int timeout)
+    { (void) fd; (void) events; (void) most; (void) timeout; errno = ENOSYS; return -1; }
+    #endif
+    #ifndef EPOLLEXCLUSIVE
+    #define EPOLLEXCLUSIVE 0u
+    #endif
+
     static void acknowledge_now(int fd)
     {
     #ifdef TCP_QUICKACK
@@ -54,6 +77,20 @@ cdef extern from *:
     ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t send(int fd, const void *data, size_t size, int flags)
     int close(int fd)
+    ctypedef union epoll_data:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data data
+    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLLIN, EPOLLOUT
+    uint32_t EPOLLET, EPOLLEXCLUSIVE
+    int epoll_create1(int flags)
+    int epoll_ctl(int fd, int what, int of, epoll_event *event)
+    int epoll_wait(int fd, epoll_event *events, int most, int timeout_ms) nogil
+
+
+cdef enum:
+    MOST_EVENTS = 256  # of one wait
 
 
 cdef object failed():
@@ -129,3 +166,101 @@ cpdef object accept(int listener, bint is_tcp):
     stream.fd = fd
     stream.is_tcp = is_tcp
     return stream
+
+
+cdef class Poller:
+    """A set of descriptors to wait for. Closing a descriptor without ``remove`` is a mistake."""
+
+    cpdef object add(self, int fd):
+        """Wait until ``fd`` can be read."""
+        raise NotImplementedError
+
+    cpdef object add_listener(self, int fd):
+        """Wait until a connection can be accepted from ``fd``, which other processes wait for too."""
+        raise NotImplementedError
+
+    cpdef object add_bell(self, int fd):
+        """Be woken once for each write to ``fd``, an eventfd that nobody reads."""
+        raise NotImplementedError
+
+    cpdef object await_room(self, int fd, bint full):
+        """Wait until ``fd`` can be written to and no longer for reading, or the other way round."""
+        raise NotImplementedError
+
+    cpdef object remove(self, int fd):
+        """Forget ``fd``."""
+        raise NotImplementedError
+
+    cpdef list wait(self, double timeout_s):
+        """Return the descriptors that are ready; none after ``timeout_s``, or when a signal came."""
+        raise NotImplementedError
+
+    def close(self):
+        """Give the poller itself back."""
+        raise NotImplementedError
+
+
+@cython.final
+cdef class Epoll(Poller):
+    """The poller of Linux.
+
+    A listener is shared by all workers: with EPOLLEXCLUSIVE the kernel wakes one of them for a connection instead of all. A
+    worker that was woken must accept at least one, or the connection waits while the others sleep on.
+    """
+
+    def __cinit__(self):
+        self.events = malloc(MOST_EVENTS * sizeof(epoll_event))
+        if self.events is NULL:
+            raise MemoryError
+        self.fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.fd < 0:
+            raise failed()
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close(self.fd)
+        free(self.events)
+
+    cdef int control(self, int what, int fd, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.fd = fd
+        if epoll_ctl(self.fd, what, fd, &event) < 0:
+            raise failed()
+        return 0
+
+    cpdef object add(self, int fd):
+        # A connection that ends is readable (it reads as end of file), so hang-ups need no event of their own.
+        self.control(EPOLL_CTL_ADD, fd, EPOLLIN)
+
+    cpdef object add_listener(self, int fd):
+        self.control(EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLEXCLUSIVE)
+
+    cpdef object add_bell(self, int fd):
+        self.control(EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET)
+
+    cpdef object await_room(self, int fd, bint full):
+        self.control(EPOLL_CTL_MOD, fd, EPOLLOUT if full else EPOLLIN)
+
+    cpdef object remove(self, int fd):
+        self.control(EPOLL_CTL_DEL, fd, 0)
+
+    cpdef list wait(self, double timeout_s):
+        cdef int timeout_ms = <int> ceil(timeout_s * 1000)
+        cdef int count, place
+        cdef list ready = []
+        cdef epoll_event *events = <epoll_event *> self.events
+        with nogil:
+            count = epoll_wait(self.fd, events, MOST_EVENTS, timeout_ms)
+        if count < 0:
+            if errno != EINTR:
+                raise failed()
+            PyErr_CheckSignals()
+        for place in range(count):
+            ready.append(events[place].data.fd)
+        return ready
+
+    def close(self):
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1

@@ -1,7 +1,9 @@
 # The types that make the compiled loop fast; what the code means stands in worker.py alone.
 
+cimport cython
+
 from fastmilter.conversation cimport Conversation
-from fastmilter.server._sockets cimport Stream, accept
+from fastmilter.server._sockets cimport Poller, Stream, accept
 from fastmilter.server.slots cimport Slots
 
 
@@ -19,12 +21,13 @@ cdef class Worker:
     cdef object _filter_class
     cdef object _settings
     cdef dict _listeners
+    cdef set _tcp
     cdef object _channel
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
     cdef dict _links
-    cdef object _poller
+    cdef Poller _poller
     cdef object _buffer
     cdef bint _listening
     cdef Py_ssize_t _accepted
@@ -36,11 +39,12 @@ cdef class Worker:
     cdef bint _stop_now
 
     cdef bint _finished(self) except -1
+    @cython.locals(link=Link, fd=int, now=double)
     cdef object _turn(self)
     cdef object _tick(self, double now)
     cdef object _listen(self)
     cdef object _leave_listeners(self)
-    cdef object _accept(self, listener, double now)
+    cdef object _accept(self, int listener, double now)
     cdef object _balance(self)
     cdef object _handle(self, Link link, double now)
     cdef bint _receive(self, Link link, double now) except -1

@@ -26,7 +26,7 @@ from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options, check_servable
 from fastmilter.server import channel as master_channel
 from fastmilter.server._sockets import Stream, accept
-from fastmilter.server.poller import READ, WRITE, best_poller
+from fastmilter.server.poller import best_poller
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -87,6 +87,7 @@ class Worker:
         self._filter_class = filter_class
         self._settings = settings
         self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._tcp = {listener.fileno() for listener in listeners if listener.family != socket.AF_UNIX}
         self._channel = channel
         self._reader = master_channel.Reader()
         self._slots = slots
@@ -141,14 +142,14 @@ class Worker:
     def _turn(self) -> None:
         """Wait for events once, and handle them."""
         now = time.monotonic()
-        events = self._poller.wait(max(0.0, self._next_tick - now))
+        ready = self._poller.wait(max(0.0, self._next_tick - now))
         now = time.monotonic()
-        for fd, _ in events:
+        for fd in ready:
             link = self._links.get(fd)
             if link is not None:
                 self._handle(link, now)
             elif fd in self._listeners:
-                self._accept(self._listeners[fd], now)
+                self._accept(fd, now)
             elif fd == self._channel.fileno():
                 self._take_orders(now)
             elif fd == self._slots.bell:
@@ -186,10 +187,10 @@ class Worker:
             self._listening = False
             self._slots.set_polling(self._slot, False)
 
-    def _accept(self, listener: socket.socket, now: float) -> None:
+    def _accept(self, listener: int, now: float) -> None:
         """Take one connection: who was woken for it must, before it may leave the listeners to others."""
         try:
-            stream = accept(listener.fileno(), listener.family != socket.AF_UNIX)
+            stream = accept(listener, listener in self._tcp)
         except ConnectionAbortedError:
             return  # the MTA has gone again
         except OSError as error:
@@ -239,7 +240,7 @@ class Worker:
             if link.unsent is not None:
                 if not self._send(link, link.unsent, link.sent):
                     return
-                self._poller.change(link.fd, READ)
+                self._poller.await_room(link.fd, False)
             elif not self._receive(link, now):
                 self._close(link)
                 return
@@ -309,7 +310,7 @@ class Worker:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             if not self._send(link, data, 0):
-                self._poller.change(link.fd, WRITE)
+                self._poller.await_room(link.fd, True)
                 return False
             if session.tail is None:
                 return True
@@ -435,7 +436,7 @@ class Worker:
         with contextlib.suppress(OSError):  # a broken connection is the loop's business, not the callback's
             unsent = conversation.unsent
             if unsent is not None and self._send(conversation, unsent, conversation.sent):
-                self._poller.change(conversation.fd, READ)
+                self._poller.await_room(conversation.fd, False)
             self._flush(conversation)
 
 

@@ -7,6 +7,7 @@ from typing import IO, Any
 import pytest
 
 from fastmilter import codec
+from fastmilter._text import to_text
 from fastmilter.constants import MAX_DATA_BYTES, MAX_HEADER_INDEX
 from fastmilter.edits import (
     APPEND_INDEX,
@@ -87,7 +88,8 @@ def test_indices() -> None:
 
 
 def order(edits: list[Edit], shown: list[bytes] | None, *, sendmail: bool = False, may_add: bool = True) -> list[Any]:
-    composed = compose(edits, shown, appends_in_place=sendmail, may_add=may_add)
+    names = None if shown is None else [to_text(name) for name in shown]
+    composed = compose(edits, names, appends_in_place=sendmail, may_add=may_add)
     return [codec.decode_response(packet[4:]) for packet in composed.head + composed.foot]
 
 

@@ -1,0 +1,12 @@
+# C names of filter.py for the compiled modules above it.
+
+from fastmilter.message cimport Connection, EditableMessage
+
+
+cdef class Binding:
+    cdef readonly Connection connection
+    cdef readonly EditableMessage message
+
+
+cdef object _message_of(Binding binding)
+cdef object _macros_of(Binding binding)
