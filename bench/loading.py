@@ -27,7 +27,7 @@ class Traffic:
     idle: int = 0
     warmup: int = 300
     messages: int = 0
-    seconds: float = 1.0
+    seconds: float = 0.8
     mta: str = "postfix"
 
     def arguments(self, address: str) -> list[str]:

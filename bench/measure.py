@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from bench.loading import Sample, Traffic, run
-from bench.programs import BenchFailed, why_missing
+from bench.programs import KINDS, BenchFailed, why_missing
 from bench.servers import Contestant, Cores, Server
 from bench.syscalls import calls_per_message
 
@@ -55,7 +55,8 @@ class Wanted:
     """``None`` if what it needs could not be measured."""
     limit: float
     at_most: bool = False
-    unit: str = "times"
+    unit: str = " times"
+    digits: int = 2
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ class Effort:
 
     rounds: int = 5
     time_factor: float = 1.0
-    syscalls: bool = True
-    contestants: tuple[str, ...] = ()
-    """Kinds; empty: all."""
+    contestants: tuple[str, ...] = KINDS
+    """The kinds that are measured, and those whose system calls are counted."""
+    counted: tuple[str, ...] = KINDS
 
 
 def measure(row: Row, effort: Effort, cores: Cores, say: Callable[[str], None] | None = None) -> Measured:
@@ -98,7 +99,7 @@ def measure(row: Row, effort: Effort, cores: Cores, say: Callable[[str], None] |
     missing = []
     entries = []
     for entry in row.entries:
-        if effort.contestants and entry.contestant.kind not in effort.contestants:
+        if entry.contestant.kind not in effort.contestants:
             continue
         reason = why_missing(entry.contestant.kind, entry.contestant.options)
         if reason is None:
@@ -115,8 +116,9 @@ def measure(row: Row, effort: Effort, cores: Cores, say: Callable[[str], None] |
                 samples[entry.key].append(run(servers[entry.key], traffic, cores.load))
             tell(f"  {row.name}: round {number + 1} of {effort.rounds}")
         calls = {}
-        if effort.syscalls and row.count_syscalls:
-            calls = {entry.key: calls_per_message(servers[entry.key], entry.traffic, cores.load) for entry in entries}
+        for entry in entries:
+            if row.count_syscalls and entry.contestant.kind in effort.counted:
+                calls[entry.key] = calls_per_message(servers[entry.key], entry.traffic, cores.load)
         results = {
             entry.key: _figures(entry, servers[entry.key], samples[entry.key], calls.get(entry.key))
             for entry in entries

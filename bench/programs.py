@@ -11,6 +11,9 @@ OUT = ROOT / "build" / "bench"
 NATIVE = OUT / "native"
 DEBIAN_PYTHON = "/usr/bin/python3"
 
+KINDS = ("fastmilter", "raw", "threads", "debian", "pymilter")
+"""The contestants; ``threads`` and ``debian`` are libmilter's builds."""
+
 
 class BenchFailed(Exception):
     """The measurement could not be made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -38,6 +39,15 @@ STEP_BITS = {
     "N": (0x40, 0x40000),
     "B": (0x10, 0x80000),
 }
+
+
+def raise_file_limit(wanted: int = 65536) -> None:
+    """Raise the limit of open files, which the servers inherit, as far as we may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # only root may raise the hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, hard), max(wanted, hard)))
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(frozen=True)

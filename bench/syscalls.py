@@ -15,7 +15,8 @@ from bench.loading import Traffic, run
 from bench.programs import BenchFailed
 from bench.servers import Server
 
-MESSAGES = 200
+MESSAGES = 150
+ALONE = 20  # of one connection, where nothing is read together that came apart
 ATTACH_S = 10.0
 POLL_S = 0.01
 TOTAL = re.compile(r"^\s*100\.00\s+\S+\s+\S+\s+(\d+)\s+(?:\d+\s+)?total\s*$", re.MULTILINE)
@@ -27,7 +28,8 @@ def calls_per_message(server: Server, traffic: Traffic, core: int) -> float | No
     if strace is None:
         return None
     output = Path(server.directory.name) / "strace"
-    few = replace(traffic, messages=max(MESSAGES, traffic.connections), warmup=max(50, traffic.connections))
+    messages = ALONE if traffic.connections == 1 else max(MESSAGES, traffic.connections)
+    few = replace(traffic, messages=messages, warmup=traffic.connections)
     command = [strace, "-f", "-c", "-o", str(output)]
     for process in server.processes():
         command += ["-p", str(process.pid)]
