@@ -28,8 +28,8 @@ class Account(ABC):
     """Where the figures come from, for the table."""
 
     @abstractmethod
-    def enter(self) -> None:
-        """Called in the new process, before it becomes the server."""
+    def command(self, words: list[str]) -> list[str]:
+        """Return the command that runs ``words`` under this account."""
 
     @abstractmethod
     def cpu_seconds(self, pid: int) -> float:
@@ -66,8 +66,9 @@ class ControlGroup(Account):
                 group.close()
         return None
 
-    def enter(self) -> None:
-        (self.directory / "cgroup.procs").write_text("0")
+    def command(self, words: list[str]) -> list[str]:
+        """Go into the group, then become the program."""
+        return ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self.directory / "cgroup.procs"), *words]
 
     def cpu_seconds(self, pid: int) -> float:
         if self.version == 1:
@@ -103,8 +104,8 @@ class ProcessTree(Account):
 
     kind = "/proc/PID/schedstat over the process tree"
 
-    def enter(self) -> None:
-        pass
+    def command(self, words: list[str]) -> list[str]:
+        return words
 
     def cpu_seconds(self, pid: int) -> float:
         total = 0.0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.programs import BenchFailed, program
-from bench.servers import Server
+from bench.servers import Server, pinned
 
 LOAD_TIMEOUT_S = 300.0
 
@@ -77,13 +76,13 @@ class Load:
     """The load generator, warmed up and waiting at its gate."""
 
     def __init__(self, traffic: Traffic, address: str, core: int, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [program("load"), *traffic.arguments(address), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        )
+        with pinned(core):
+            self.process = subprocess.Popen(
+                [program("load"), *traffic.arguments(address), *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
 
     def __enter__(self) -> Load:
         return self

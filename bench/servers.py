@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from bench.programs import DEBIAN_PYTHON, HERE, ROOT, BenchFailed, program
 
 START_S = 30.0
 STOP_S = 10.0
-POLL_S = 0.02
+POLL_S = 0.01
 
 OFFER = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
 QUIT = struct.pack("!Ic", 1, b"Q")
@@ -75,6 +75,17 @@ def _siblings(core: int) -> set[int]:
             first, _, last = part.partition("-")
             found.update(range(int(first), int(last or first) + 1))
     return found
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Have what is started meanwhile run on one core, with all that it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,14 @@ def negotiate(address: str) -> int:
     return protocol
 
 
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; that its new parent has not waited for it yet takes nothing from anyone."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Server:
     """A running contestant. A context manager: its end is the end of all its processes."""
 
@@ -157,14 +176,13 @@ class Server:
         self.protocol = 0
         self.log = Path(self.directory.name) / "log"
         self._command = command(contestant, self.address, protocol)
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, pinned(core):
             self.process = subprocess.Popen(
-                self._command,
+                self.account.command(self._command),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=self._prepare(core),
                 start_new_session=True,
             )
 
@@ -174,13 +192,6 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return f"inet:{probe.getsockname()[1]}@127.0.0.1"
-
-    def _prepare(self, core: int) -> Callable[[], None]:
-        def prepare() -> None:
-            self.account.enter()
-            os.sched_setaffinity(0, {core})
-
-        return prepare
 
     def __enter__(self) -> Server:
         try:
@@ -231,6 +242,8 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
-        psutil.wait_procs(left, timeout=STOP_S)
+        until = time.monotonic() + STOP_S
+        while any(_runs(process) for process in left) and time.monotonic() < until:
+            time.sleep(POLL_S)
         self.account.close()
         self.directory.cleanup()
