@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bench.programs import BenchFailed, program
@@ -68,6 +71,8 @@ class Sample:
     """Peak of the server's resident memory since its start, in bytes, all processes together."""
     load_cpu_share: float
     """Of its core's time: near 1 the load generator would be what is measured."""
+    foreign_share: float
+    """Of the server's core's time: what others used, whose work makes ours dearer."""
     said: tuple[str, ...]
     """Samples of errors."""
 
@@ -116,6 +121,29 @@ class Load:
         return report
 
 
+@dataclass(frozen=True)
+class Mark:
+    """CPU seconds of a server and of its core, at a moment."""
+
+    time: float
+    server: float
+    core: float
+
+    @classmethod
+    def now(cls, server: Server) -> Mark:
+        return cls(time.monotonic(), server.cpu_seconds(), core_seconds(server.core))
+
+
+def core_seconds(core: int) -> float:
+    """Return how long a core has been busy, or taken by the hypervisor, in ticks of 10 ms."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _, _, irq, softirq, steal = (int(text) for text in ticks[:8])
+            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    raise BenchFailed(f"/proc/stat does not know core {core}")
+
+
 def run(
     server: Server,
     traffic: Traffic,
@@ -126,24 +154,26 @@ def run(
     """Load a server and return what it took; ``around`` is given the measured part as a function to call."""
     with Load(traffic, server.address, core, "--gate") as load:
         load.await_line("ready")
-        used = [0.0, 0.0]
+        marks = []
 
         def work() -> None:
-            used[0] = server.cpu_seconds()
+            marks.append(Mark.now(server))
             load.go_on()
             load.await_line("done")
-            used[1] = server.cpu_seconds()
+            marks.append(Mark.now(server))
 
         if around is None:
             work()
         else:
             around(work)
         load.go_on()
-        return sample(load.report(), used[1] - used[0], server.resident("VmHWM"))
+        return sample(load.report(), marks[0], marks[1], server.resident("VmHWM"))
 
 
-def sample(report: dict[str, Any], cpu_seconds: float, resident: int) -> Sample:
+def sample(report: dict[str, Any], before: Mark, after: Mark, resident: int) -> Sample:
     """Make a sample of the load generator's report."""
+    cpu_seconds = after.server - before.server
+    foreign = after.core - before.core - cpu_seconds
     messages = int(report["messages"])
     seconds = float(report["seconds"])
     return Sample(
@@ -156,5 +186,6 @@ def sample(report: dict[str, Any], cpu_seconds: float, resident: int) -> Sample:
         edits=float(report["modifications_per_message"]),
         resident=resident,
         load_cpu_share=float(report["own_cpu_s"]) / seconds if seconds else 0.0,
+        foreign_share=max(foreign, 0.0) / (after.time - before.time),
         said=tuple(report["error_samples"]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.measure import DISTURBED, LIBMILTER
 from bench.results import Aim, Document, Line, Section, is_met
 
 LABEL = 36
@@ -19,7 +20,6 @@ COLUMNS = (
     ("raw", "/ this"),
 )
 FULL = 0.9  # of its core: then the load generator's speed is shown, not the server's
-LIBMILTER = ("threads", "debian")
 
 
 def head() -> str:
@@ -32,6 +32,9 @@ def section_table(section: Section) -> str:
     lines = ["", f"{section['title']}  [{section['name']}]"]
     lines += [_line(line, section) for line in section["lines"]]
     lines += [f"  not measured: {text}" for text in section["missing"]]
+    disturbed = max((line["foreign_share"] for line in section["lines"]), default=0)
+    if disturbed > DISTURBED:
+        lines.append(f"  disturbed: other programs had up to {disturbed:.0%} of the server's core; measure again")
     for line in section["lines"]:
         lines += [f"  {line['label']} gave an error: {text}" for text in line["error_samples"]]
     return "\n".join(lines)

@@ -34,6 +34,7 @@ class Line(TypedDict):
     edits: float
     resident: int
     load_cpu_share: float
+    foreign_share: float
     answered: str
     """The commands that are answered before the end of the message, as letters of the protocol."""
 
@@ -101,6 +102,7 @@ def _line(key: str, figures: Figures) -> Line:
         "edits": sample.edits,
         "resident": sample.resident,
         "load_cpu_share": round(sample.load_cpu_share, 3),
+        "foreign_share": round(sample.foreign_share, 3),
         "answered": steps(figures.protocol)[0],
     }
 

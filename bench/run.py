@@ -82,6 +82,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--time", type=float, metavar="FACTOR", help="measure so many times as long (1; quick 0.3)")
     parser.add_argument("--only", action="append", metavar="KIND", default=[], help=f"of {', '.join(programs.KINDS)}")
     parser.add_argument("--no-syscalls", action="store_true", help="do not count system calls")
+    parser.add_argument(
+        "--patience", type=int, metavar="N", default=0, help="repeat so often what other programs disturbed (0)"
+    )
     parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="for results.json and chart.svg")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of a results.json, measure nothing")
     options = parser.parse_args()
@@ -98,6 +101,7 @@ def effort_of(options: argparse.Namespace) -> Effort:
         time_factor=options.time or usual.time_factor,
         contestants=tuple(options.only) or usual.contestants,
         counted=() if options.no_syscalls else usual.counted,
+        patience=options.patience,
     )
 
 

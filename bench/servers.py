@@ -170,6 +170,7 @@ class Server:
 
     def __init__(self, contestant: Contestant, core: int, protocol: int | None = None) -> None:
         self.contestant = contestant
+        self.core = core
         self.directory = tempfile.TemporaryDirectory(prefix="fmb-")  # paths of unix sockets are short
         self.address = self._address()
         self.account: Account = make_account()

@@ -31,6 +31,7 @@ def line(kind: str, cpu_us: float, key: str = "", errors: int = 0) -> Line:
         "edits": 3.0,
         "resident": 1 << 20,
         "load_cpu_share": 0.95 if kind == "raw" else 0.5,
+        "foreign_share": 0.25 if errors else 0.0,
         "answered": "MR",
     }
 
@@ -63,6 +64,7 @@ def test_table(document: Document) -> None:
     assert "not measured: something else" in table
     assert "gave an error: no reply in time" in table
     assert "control group (v1)" in table
+    assert "other programs had up to 25%" in table
     assert [text.split()[-1] for text in table.splitlines() if text.startswith("a job")] == ["met", "MISSED", "met"]
 
 
