@@ -29,7 +29,7 @@ class Traffic:
     idle: int = 0
     warmup: int = 300
     messages: int = 0
-    seconds: float = 0.8
+    seconds: float = 1.0
     mta: str = "postfix"
 
     def arguments(self, address: str) -> list[str]:
@@ -48,10 +48,9 @@ class Traffic:
         return [str(word) for pair in options.items() for word in pair] + [str(word) for word in limit]
 
     def shorter(self, factor: float) -> Traffic:
-        """Return the same for a part of the time."""
-        return replace(
-            self, seconds=self.seconds * factor, messages=max(int(self.messages * factor), 1) * bool(self.messages)
-        )
+        """Return the same for a part of the time; at least one message where they are counted."""
+        messages = max(int(self.messages * factor), 1) if self.messages else 0
+        return replace(self, seconds=self.seconds * factor, messages=messages)
 
 
 @dataclass(frozen=True)
