@@ -23,10 +23,11 @@ CHECKED := fastmilter tests examples bench setup.py
 PYTEST ?=
 # What the fuzzer is told, for instance  make fuzz FUZZ="--count 1000 --seed 1"
 FUZZ ?= --count 1000000
-# and the measurement, for instance  make bench-idle BENCH="--connections 1000 --json"
+# and the measurements, for instance  make bench BENCH="--row typical-unix --rounds 3"
+# or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo test pytest mta milters lint format typing fuzz bench-idle clean
+.PHONY: help build demo test pytest mta milters lint format typing fuzz bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -88,6 +89,16 @@ typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled 
 
 fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
 	$(RUN) -m tests.fuzz.mutate $(FUZZ)
+
+# What cannot be got is left out of the benchmark, and said there too.
+libmilter:
+	@bench/get_libmilter.sh || true
+
+bench: build libmilter ## Measure everything beside libmilter, pymilter and a raw loop; BENCH="--row NAME" for some of it
+	$(RUN) -m bench.run $(BENCH)
+
+bench-quick: build libmilter ## The main rows, in under two minutes
+	$(RUN) -m bench.run --quick $(BENCH)
 
 bench-idle: build ## Measure the memory of 10,000 idle connections
 	$(RUN) bench/idle_memory.py $(BENCH)

@@ -241,7 +241,7 @@ static void usage(FILE *to) {
 static void parse_options(int count, char **arguments) {
     static const struct option known[] = {
         {"address", 1, 0, 'a'}, {"answer", 1, 0, 'r'}, {"never", 1, 0, 'n'}, {"edits", 1, 0, 'e'},
-        {"replace", 1, 0, 'b'}, {"help", 0, 0, '?'},   {0, 0, 0, 0},
+        {"replace", 1, 0, 'b'}, {"help", 0, 0, 'H'},   {0, 0, 0, 0},
     };
     const char *address = NULL, *answers = "CHMRTLNB", *never = "";
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;) switch (option) {
@@ -250,7 +250,7 @@ static void parse_options(int count, char **arguments) {
             case 'n': never = optarg; break;
             case 'e': settings.edits = (unsigned)number("--edits", optarg); break;
             case 'b': settings.replace = number("--replace", optarg); break;
-            default: usage(stderr); exit(2);
+            default: usage(option == '?' ? stderr : stdout); exit(option == '?' ? 2 : 0);
         }
     if (!address || optind != count) {
         usage(stderr);

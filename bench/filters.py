@@ -1,0 +1,147 @@
+"""The filters that are measured, as their authors would write them. ``fastmilter serve bench/filters.py:Typical``."""
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import TypeVar, cast
+
+from fastmilter import CONTINUE, Address, Filter, Params, SocketAddress, Verdict, early_verdict, no_reply
+
+F = TypeVar("F", bound=Callable[..., object])
+
+NEW_BODY = b"x" * (1 << 20)
+
+
+def marked(mark: Callable[[F], F], callback: F) -> F:
+    """Return a copy of a callback with a mark, as if it had been written again: no call more than the original."""
+    function = cast(FunctionType, callback)
+    copied = FunctionType(function.__code__, function.__globals__, function.__name__, closure=function.__closure__)
+    return mark(cast(F, copied))
+
+
+class Mail:
+    """What the typical job remembers of a message."""
+
+    def __init__(self) -> None:
+        self.sender: Address | None = None
+        self.recipients: list[Address] = []
+        self.fields: list[tuple[str, str]] = []
+        self.subject = ""
+        self.body = 0
+
+
+class Typical(Filter[Mail]):
+    """Client, queue id, envelope, all fields and the length of the body; two fields added, Subject changed."""
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> None:
+        self.client = str(address.ip)
+
+    def on_mail(self, sender: Address, params: Params) -> None:
+        self.message.state.sender = sender
+
+    def on_rcpt(self, recipient: Address, params: Params) -> None:
+        self.message.state.recipients.append(recipient)
+
+    def on_header(self, name: str, value: str) -> None:
+        mail = self.message.state
+        mail.fields.append((name, value))
+        if name.lower() == "subject":
+            mail.subject = value
+
+    def on_body(self, chunk: bytes) -> None:
+        self.message.state.body += len(chunk)
+
+    def on_end_of_message(self) -> None:
+        message = self.message
+        mail = message.state
+        message.add_header("X-Bench-1", f"{self.macros['i']} from {mail.sender} for {len(mail.recipients)}")
+        message.add_header("X-Bench-2", f"{len(mail.fields)} fields, {mail.body} bytes, client {self.client}")
+        message.change_header("Subject", f"[bench] {mail.subject}")
+
+
+class TypicalNoReply(Typical):
+    """The same, with the marks that spare round trips; MAIL alone is answered before the end."""
+
+    on_connect = marked(no_reply, Typical.on_connect)
+    on_rcpt = marked(no_reply, Typical.on_rcpt)
+
+    @no_reply
+    def on_helo(self, name: str) -> None:
+        self.helo = name
+
+    @no_reply
+    def on_data(self) -> None:
+        pass
+
+
+class TypicalAnswered(Typical):
+    """The same, and the MTA waits for the answer to CONNECT, to every field and every piece of the body."""
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> Verdict:  # type: ignore[override]
+        self.client = str(address.ip)
+        return CONTINUE
+
+    on_header = marked(early_verdict, Typical.on_header)
+    on_body = marked(early_verdict, Typical.on_body)
+
+
+class Noop(Filter):
+    """Every callback is there and does nothing, and every step is answered."""
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> Verdict:
+        return CONTINUE
+
+    def on_helo(self, name: str) -> Verdict:
+        return CONTINUE
+
+    def on_mail(self, sender: Address, params: Params) -> Verdict:
+        return CONTINUE
+
+    def on_rcpt(self, recipient: Address, params: Params) -> Verdict:
+        return CONTINUE
+
+    def on_data(self) -> Verdict:
+        return CONTINUE
+
+    @early_verdict
+    def on_header(self, name: str, value: str) -> Verdict:
+        return CONTINUE
+
+    @early_verdict
+    def on_end_of_headers(self) -> Verdict:
+        return CONTINUE
+
+    @early_verdict
+    def on_body(self, chunk: bytes) -> Verdict:
+        return CONTINUE
+
+    def on_end_of_message(self) -> Verdict:
+        return CONTINUE
+
+    def on_unknown(self, command: str) -> Verdict:
+        return CONTINUE
+
+    def on_abort(self) -> None:
+        pass
+
+    def on_close(self) -> None:
+        pass
+
+
+class Look(Filter):
+    """The length of the body."""
+
+    def on_mail(self, sender: Address, params: Params) -> None:
+        self.length = 0
+
+    def on_body(self, chunk: bytes) -> None:
+        self.length += len(chunk)
+
+    def on_end_of_message(self) -> None:
+        pass
+
+
+class Replace(Look):
+    """The same, and a new body of 1 MB."""
+
+    def on_end_of_message(self) -> None:
+        self.message.replace_body(NEW_BODY)
