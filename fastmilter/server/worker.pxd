@@ -37,6 +37,7 @@ cdef class Worker:
     cdef double _sweep_s
     cdef object _drain_limits
     cdef bint _stop_now
+    cdef list _due
 
     cdef bint _finished(self) except -1
     @cython.locals(link=Link, fd=int, now=double)
@@ -46,7 +47,8 @@ cdef class Worker:
     cdef object _leave_listeners(self)
     cdef object _accept(self, int listener, double now)
     cdef object _balance(self)
-    cdef object _handle(self, Link link, double now)
+    cdef bint _handle(self, Link link, double now) except -1
+    cdef object _answer_due(self)
     cdef bint _receive(self, Link link, double now) except -1
     cdef object _serve(self, Link link)
     cdef object _run_calls(self, Link link)

@@ -103,6 +103,7 @@ class Worker:
         self._sweep_s = min(settings.negotiation_timeout, settings.packet_timeout, settings.idle_timeout, 20.0) / 4
         self._drain_limits: tuple[float, ...] | None = None  # moments at which the tiers of a drain end
         self._stop_now = False
+        self._due: list[Link] = []
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -147,15 +148,30 @@ class Worker:
         for fd in ready:
             link = self._links.get(fd)
             if link is not None:
-                self._handle(link, now)
+                if self._handle(link, now):
+                    self._due.append(link)
+                    if len(self._due) >= 16:
+                        self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)
             elif fd == self._channel.fileno():
                 self._take_orders(now)
             elif fd == self._slots.bell:
                 self._balance()
+        self._answer_due()
         if now >= self._next_tick:
             self._tick(now)
+
+    def _answer_due(self) -> None:
+        for link in self._due:
+            try:
+                self._serve(link)
+            except OSError:
+                self._lose(link)  # the MTA broke the connection off
+            except Exception:
+                log.exception("internal error, the connection is closed%s", _tail(link))
+                self._lose(link)
+        self._due.clear()
 
     def _tick(self, now: float) -> None:
         self._next_tick = now + TICK_S
@@ -234,17 +250,18 @@ class Worker:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    def _handle(self, link: Link, now: float) -> None:
+    def _handle(self, link: Link, now: float) -> bool:
         """Serve a connection that has something to read, or room to write."""
         try:
             if link.unsent is not None:
                 if not self._send(link, link.unsent, link.sent):
-                    return
+                    return False
                 self._poller.await_room(link.fd, False)
             elif not self._receive(link, now):
                 self._close(link)
-                return
-            self._serve(link)
+                return False
+            self._run_calls(link)
+            return True
         except OSError:
             self._lose(link)  # the MTA broke the connection off
         except Exception:
@@ -252,6 +269,7 @@ class Worker:
             self._lose(link)
         finally:
             link.session.settle()
+        return False
 
     def _receive(self, link: Link, now: float) -> bool:
         """Read once; return whether the connection goes on."""
