@@ -31,6 +31,7 @@ cdef class Worker:
     cdef object _buffer
     cdef bint _listening
     cdef Py_ssize_t _accepted
+    cdef Py_ssize_t _may_have
     cdef object _accept_again_at
     cdef double _next_tick
     cdef double _next_sweep
@@ -45,7 +46,10 @@ cdef class Worker:
     cdef object _listen(self)
     cdef object _leave_listeners(self)
     cdef object _accept(self, int listener, double now)
-    cdef object _balance(self)
+    cdef bint _has_enough(self) except -1
+    cdef object _hand_over(self, double now)
+    cdef object _come_back(self)
+    cdef object _take_what_waits(self)
     cdef object _handle(self, Link link, double now)
     cdef bint _receive(self, Link link, double now) except -1
     cdef object _serve(self, Link link)

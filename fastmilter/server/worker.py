@@ -16,8 +16,10 @@ import gc
 import inspect
 import logging
 import os
+import select
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from fastmilter.conversation import Conversation, Host
@@ -48,6 +50,12 @@ ACCEPT_PAUSE_S: Final = 0.5
 
 LEAVE_ABOVE: Final = 1.125
 """A worker with more than this times the mean of connections leaves the listeners to the others."""
+
+HANDOVER_S: Final = 0.01
+"""How long a connection is left to workers with fewer of them before one that has enough takes it all the same."""
+
+TAKEN_BACK: Final = 8
+"""How many connections more a worker takes then before it leaves again."""
 
 FINAL_GRACE_S: Final = 5.0
 """How long messages that are past DATA may go on after the last limit of a drain."""
@@ -97,6 +105,7 @@ class Worker:
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._listening = False
         self._accepted = 0
+        self._may_have = 0  # connections, although that is more than its share
         self._accept_again_at: float | None = None
         self._next_tick = 0.0
         self._next_sweep = 0.0
@@ -153,7 +162,7 @@ class Worker:
             elif fd == self._channel.fileno():
                 self._take_orders(now)
             elif fd == self._slots.bell:
-                self._balance()
+                self._come_back()
         if now >= self._next_tick:
             self._tick(now)
 
@@ -165,7 +174,8 @@ class Worker:
             self._drain_further(now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
             self._accept_again_at = None
-            self._balance()
+            self._come_back()
+            self._take_what_waits()
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
@@ -209,28 +219,41 @@ class Worker:
         self._accepted += 1
         self._slots.set_accepted(self._slot, self._accepted)
         self._slots.set_connections(self._slot, len(self._links))
-        self._balance()
+        if self._has_enough():
+            self._hand_over(now)
 
-    def _balance(self) -> None:
-        """Leave the listeners to others while this worker has clearly more connections than they have.
+    def _has_enough(self) -> bool:
+        mean = self._slots.mean_connections()
+        return len(self._links) > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
 
-        Somebody always stays: who leaves as the last one comes back at once. Whoever has the fewest connections and
-        is not there is rung for.
+    def _hand_over(self, now: float) -> None:
+        """Leave the listeners to the workers with fewer connections; the one with the fewest is rung for.
+
+        The last one leaves too: if it went on till the others are awake, the worker that the system happens to run
+        would take most of a burst. Whether they came shows in the queue, ``HANDOVER_S`` later.
         """
-        if self._drain_limits is not None or self._accept_again_at is not None:
+        slots = self._slots
+        if slots.bell is None or self._drain_limits is not None:
             return
-        slots, own = self._slots, self._slot
         least = slots.least_loaded()
-        has_enough = len(self._links) > LEAVE_ABOVE * slots.mean_connections()
-        if slots.bell is None or not has_enough or least is None or least == own:
-            self._listen()
-            return
-        if not slots.polling(least):
+        if least is not None and not slots.polling(least):
             slots.ring()
-        if self._listening and slots.anyone_else_polls(own):
-            self._leave_listeners()
-            if not slots.anyone_else_polls(own):  # the other one left in the same moment
-                self._listen()
+        self._may_have = 0
+        self._leave_listeners()
+        self._next_tick = min(self._next_tick, now + HANDOVER_S)
+
+    def _come_back(self) -> None:
+        """Wait for new connections again if this worker has room for them."""
+        if self._listening or self._drain_limits is not None or self._accept_again_at is not None:
+            return
+        if not self._has_enough():
+            self._listen()
+
+    def _take_what_waits(self) -> None:
+        """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
+        if not self._listening and _has_something_to_accept(self._listeners):
+            self._may_have = len(self._links) + TAKEN_BACK
+            self._listen()
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -348,8 +371,7 @@ class Worker:
         self._poller.remove(link.fd)
         link.stream.close()
         self._slots.set_connections(self._slot, len(self._links))
-        if not self._listening:
-            self._balance()
+        self._come_back()
 
     def _log_end(self, link: Link, error: FastmilterError) -> None:
         if isinstance(error, RemoteProtocolError):
@@ -438,6 +460,13 @@ class Worker:
             if unsent is not None and self._send(conversation, unsent, conversation.sent):
                 self._poller.await_room(conversation.fd, False)
             self._flush(conversation)
+
+
+def _has_something_to_accept(listeners: Iterable[int]) -> bool:
+    poll = select.poll()
+    for fd in listeners:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _tail(conversation: Conversation) -> str:
