@@ -33,7 +33,7 @@ class Typical(Filter[Mail]):
     """Client, queue id, envelope, all fields and the length of the body; two fields added, Subject changed."""
 
     def on_connect(self, hostname: str, address: SocketAddress) -> None:
-        self.client = str(address.ip)
+        self.client = address.host
 
     def on_mail(self, sender: Address, params: Params) -> None:
         self.message.state.sender = sender
@@ -77,7 +77,7 @@ class TypicalAnswered(Typical):
     """The same, and the MTA waits for the answer to CONNECT, to every field and every piece of the body."""
 
     def on_connect(self, hostname: str, address: SocketAddress) -> Verdict:  # type: ignore[override]
-        self.client = str(address.ip)
+        self.client = address.host
         return CONTINUE
 
     on_header = marked(early_verdict, Typical.on_header)

@@ -1,7 +1,7 @@
 # C names of message.py for the compiled modules above it.
 
 from fastmilter._text cimport to_bytes, to_text
-from fastmilter.addresses cimport address_of, params_of
+from fastmilter.addresses cimport address_of, params_of, socket_address
 from fastmilter.edits cimport DeleteHeaders, NewBody, append_header, field_name, field_value, set_header
 from fastmilter.macros cimport look_up
 from fastmilter.session cimport Session

@@ -18,6 +18,7 @@ from fastmilter.addresses import (
     params_argument,
     params_of,
     path_argument,
+    socket_address,
 )
 from fastmilter.codec import (
     AddRecipient,
@@ -92,7 +93,7 @@ class Connection:
         connect = self._connect
         if connect is None:
             return SocketAddress()
-        return SocketAddress.from_wire(connect.family, connect.port, connect.address)
+        return socket_address(connect.family, connect.port, connect.address)
 
     @property
     def helo(self) -> str | None:
