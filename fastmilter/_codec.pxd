@@ -19,7 +19,7 @@ cdef class _Decoder:
     cdef uint32_t macros_of
     cdef bint command
 
-    cpdef object lend(self, object view, Py_ssize_t size)
+    cpdef object lend(self, object view, Py_ssize_t start, Py_ssize_t size)
     cpdef object settle(self)
     cpdef object next_message(self)
     cpdef tuple next_field(self)

@@ -16,8 +16,12 @@ class _Decoder:
     def feed(self, data: Buffer) -> None:
         """Take in a piece of the stream, any bytes-like object, of any size; it is copied."""
 
-    def lend(self, view: memoryview, size: int) -> None:
-        """Take in the first ``size`` bytes of a ``memoryview`` without a copy; ``settle`` before they change."""
+    def lend(self, view: memoryview, start: int, size: int) -> None:
+        """Take in ``size`` bytes of a ``memoryview`` from ``start`` on without a copy; ``settle`` before they change.
+
+        What is held of a packet is put in front of them, where there is room: the bytes before ``start`` are
+        overwritten.
+        """
 
     def settle(self) -> None:
         """Keep what is left of what was lent, so that the lender may use the memory again."""

@@ -307,21 +307,30 @@ cdef class _Decoder:
             self.end += size
         return 0
 
-    cpdef object lend(self, object view, Py_ssize_t size):
-        """Take in the first ``size`` bytes of a ``memoryview`` without a copy; ``settle`` before they change."""
+    cpdef object lend(self, object view, Py_ssize_t start, Py_ssize_t size):
+        """Take in ``size`` bytes of a ``memoryview`` from ``start`` on without a copy; ``settle`` before they change.
+
+        What is held of a packet is put in front of them, where there is room: the bytes before ``start`` are overwritten.
+        """
         cdef Py_buffer *buffer
+        cdef Py_ssize_t held
         if not PyMemoryView_Check(view):
             raise TypeError(f"expected a memoryview, got {type(view).__name__}")
         buffer = PyMemoryView_GET_BUFFER(view)
-        if not 0 <= size <= buffer.len:
-            raise ValueError(f"size is {size}, expected 0 to {buffer.len}")
-        if self.end > self.start or self.error is not None:
-            self.keep(<const uint8_t *> buffer.buf, size)
+        if not 0 <= start <= buffer.len or not 0 <= size <= buffer.len - start or buffer.readonly:
+            raise ValueError(f"cannot take {size} bytes from {start} on out of {buffer.len}, which must be writable")
+        self.settle()
+        held = self.end - self.start
+        if held > start or self.error is not None:
+            self.keep(<const uint8_t *> buffer.buf + start, size)
             return
+        if held:
+            memcpy(<uint8_t *> buffer.buf + start - held, self.buffer + self.start, <size_t> held)
+            self.release()
         self.lender = view  # as long as the view lives, its memory stays where it is
-        self.window = <const uint8_t *> buffer.buf
+        self.window = <const uint8_t *> buffer.buf + start - held
         self.start = 0
-        self.end = size
+        self.end = held + size
 
     cpdef object settle(self):
         """Keep what is left of what was lent, so that the lender may use the memory again."""

@@ -35,7 +35,7 @@ cdef class Session:
     cdef readonly bint shows_rejected
 
     cpdef object receive(self, data)
-    cpdef object receive_lent(self, view, Py_ssize_t size)
+    cpdef object receive_lent(self, view, Py_ssize_t start, Py_ssize_t size)
     cpdef object settle(self)
     cpdef object next_event(self)
     cpdef tuple next_field(self)

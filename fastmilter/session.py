@@ -217,10 +217,13 @@ class Session:
         unseen = self.agreement.protocol
         return bool(unseen & ProtocolFlag.NO_DATA) and (self.step != MAIL or bool(unseen & ProtocolFlag.NO_RCPT))
 
-    def receive_lent(self, view: memoryview, size: int) -> None:
-        """Take the first ``size`` bytes of ``view`` without a copy; ``settle`` before they change."""
+    def receive_lent(self, view: memoryview, start: int, size: int) -> None:
+        """Take ``size`` bytes of ``view`` from ``start`` on without a copy; ``settle`` before they change.
+
+        The bytes before ``start`` are for what has come of a packet already.
+        """
         if not self._eof:
-            self._decoder.lend(view, size)
+            self._decoder.lend(view, start, size)
 
     def settle(self) -> None:
         """Keep what is left of what was lent."""

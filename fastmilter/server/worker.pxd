@@ -8,6 +8,7 @@ from fastmilter.server.slots cimport Slots
 
 
 cdef object _CLOSED
+cdef Py_ssize_t _HEADROOM
 
 
 cdef class Link(Conversation):
@@ -32,6 +33,7 @@ cdef class Worker:
     cdef dict _links
     cdef Poller _poller
     cdef object _buffer
+    cdef object _room
     cdef bint _listening
     cdef Py_ssize_t _accepted
     cdef Py_ssize_t _may_have

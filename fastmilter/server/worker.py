@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from fastmilter.constants import MAX_DATA_BYTES
 from fastmilter.conversation import Conversation, Host
 from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
@@ -37,8 +38,12 @@ from fastmilter.session import Phase
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES: Final = 1 << 16
-"""Size of the one receive buffer of a worker: a fresh large buffer for each receive would cost a factor 3."""
+RECEIVE_BYTES: Final = 1 << 18
+"""How much is received at once, more than the kernel holds of a unix socket, into the one buffer of a worker: a fresh
+large buffer for each receive would cost a factor 3."""
+
+HEADROOM: Final = MAX_DATA_BYTES + 5
+"""Room in front of it for the beginning of a packet that came before: the largest one, unless larger ones were agreed."""
 
 ANSWERS_TOGETHER: Final = 16
 """How many connections are worked off at most before their answers leave: the first waits for the last."""
@@ -66,6 +71,7 @@ FINAL_GRACE_S: Final = 5.0
 
 EXIT_DRAINED: Final = 0
 
+_HEADROOM = HEADROOM
 _CLOSED: Final = Phase.CLOSED
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -107,7 +113,8 @@ class Worker:
         self._slot = slot
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
+        self._room = self._buffer[HEADROOM:]
         self._listening = False
         self._accepted = 0
         self._may_have = 0  # connections, although that is more than its share
@@ -321,13 +328,13 @@ class Worker:
 
     def _receive(self, link: Link, now: float) -> bool:
         """Read once; return whether the connection goes on."""
-        count = link.stream.receive(self._buffer)
+        count = link.stream.receive(self._room)
         if count == 0:
             self._end(link)
             return False
         if count > 0:
             link.last_read = now
-            link.session.receive_lent(self._buffer, count)
+            link.session.receive_lent(self._buffer, _HEADROOM, count)
         return True
 
     def _run_calls(self, link: Link) -> None:
