@@ -6,7 +6,7 @@ from fastmilter.macros cimport clear, cleared, stored
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
 cdef int _HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE
-cdef int _CONTENT, _HEADER_BIT
+cdef int _CONTENT
 cdef bytes _CONTINUE_PACKET
 cdef object _CONTINUE, _SKIP
 cdef object _NEW, _NEGOTIATING, _OPEN, _CONNECTED, _CLOSED

@@ -252,11 +252,11 @@ class Session:
         return None
 
     def next_field(self) -> tuple[str, str] | None:
-        """Return name and value of one more header field without an event, where none of them gets a reply.
+        """Return name and value of one more header field, without an event.
 
         Only after an event that was one; ``None``: whatever comes next is for ``next_event``.
         """
-        if self.step != HEADER or not self.in_message or self._answered & _HEADER_BIT or self._pushed is not None:
+        if self.step != HEADER or not self.in_message or self._pushed is not None:
             return None
         return self._decoder.next_field()
 
@@ -564,7 +564,6 @@ class Session:
         return allowed
 
 
-_HEADER_BIT: Final = 1 << HEADER
 _CONTENT: Final = (1 << END_OF_MESSAGE) - 1  # all steps before the end of the message
 _PROGRESS: Final = encode(Progress())
 _CONTINUE_PACKET: Final = CONTINUE.packet

@@ -362,8 +362,11 @@ class Worker:
                 size += len(packet)
             if not out:
                 return True
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
+            if len(out) == 1:
+                data = out.pop()
+            else:
+                data = b"".join(out)
+                out.clear()
             if not self._send(link, data, 0):
                 self._poller.await_room(link.fd, True)
                 return False
