@@ -360,7 +360,8 @@ def test_describe() -> None:
         "later step)",
         "header: not asked for",
         "end_of_headers: not asked for",
-        "body: asked for, the MTA does not wait for an answer (the SMTP client hears none before the end of the message)",
+        "body: asked for, the MTA does not wait for an answer (the SMTP client hears none before the end of the "
+        "message)",
         "end_of_message: asked for, the MTA waits for the answer (no on_end_of_message: noted only)",
         "unknown: not asked for",
     ]

@@ -24,7 +24,7 @@ MUTE = {
     "assert": "def f(s): assert s.known, s.name",
     "and": "def f(s): s.known and s.note()",
     "walrus": "def f(s):\n if (found := s.look()): return\n s.note(found)",
-    "a global and a closure": "def g():\n z = 1\n def f(s):\n  global y\n  nonlocal z\n  y = z = s\n  return\n return f\nf = g()",
+    "global, nonlocal": "def g():\n z = 1\n def f(s):\n  global y\n  nonlocal z\n  y = z = s\n return f\nf = g()",
     "while": "def f(s):\n while True:\n  if s.known: return\n  if s.late: break",
     "for with else": "def f(s):\n for x in s.all:\n  if x: break\n else:\n  return\n s.note()",
     "try, finally": "def f(s):\n try:\n  return\n finally:\n  s.close()",
