@@ -63,7 +63,9 @@ class."""
 KEPT_WHEN_PLAIN: Final = frozenset({Step.CONNECT, Step.HELO, Step.RCPT})
 """Asked for without a reply where not overridden, so that ``connection`` and ``message`` are complete."""
 
-_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR  # a call of it gives an object, whatever it returns
+_GENERATOR: Final = (
+    inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+)  # a call of it gives an object, whatever it returns
 
 _CACHED_AGREEMENTS: Final = 16  # a peer may offer what it likes; real MTAs make one or two different offers
 
