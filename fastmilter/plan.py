@@ -57,15 +57,14 @@ ENVELOPE_STEPS: Final = frozenset({Step.CONNECT, Step.HELO, Step.MAIL, Step.RCPT
 UNANSWERED_WHEN_MUTE: Final = frozenset({Step.CONNECT, Step.HELO, Step.DATA})
 """Asked for without a reply where the callback cannot return a verdict: the round trip would be for nothing.
 
-Not MAIL, where a drain needs the answer, and not RCPT, where a single recipient may be refused by a later version of the
-class."""
+Not MAIL, where a drain needs the answer, and not RCPT, where a single recipient may be refused by a later version of
+the class."""
 
 KEPT_WHEN_PLAIN: Final = frozenset({Step.CONNECT, Step.HELO, Step.RCPT})
 """Asked for without a reply where not overridden, so that ``connection`` and ``message`` are complete."""
 
-_GENERATOR: Final = (
-    inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-)  # a call of it gives an object, whatever it returns
+# A call of such a function gives an object, whatever the function returns.
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 _CACHED_AGREEMENTS: Final = 16  # a peer may offer what it likes; real MTAs make one or two different offers
 
