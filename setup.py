@@ -51,7 +51,7 @@ setup(
     ext_modules=[
         # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
         *cythonize(
-            [extension(name, "pyx") for name in ("_text", "_messages", "_packets", "_codec", "_encode", "server._sockets")],
+            [extension(name, "pyx") for name in ("_text", "_call", "_messages", "_packets", "_codec", "_encode", "server._sockets")],
             compiler_directives=DIRECTIVES,
             annotate=DEBUG,
             nthreads=JOBS,

@@ -7,6 +7,9 @@ _S = TypeVar("_S", bound=str)
 def to_text(data: bytes) -> str:
     """Return bytes from the wire as ``str``, UTF-8 with ``surrogateescape``; ``to_bytes`` gives the same bytes back."""
 
+def path_text(raw: bytes) -> str:
+    """The text of a path as the MTA sent it, without angle brackets and source route."""
+
 def subtype_of_str(kind: type[_S], text: str) -> _S:
     """``str.__new__(kind, text)`` for a subclass of ``str``."""
 

@@ -89,6 +89,23 @@ cdef int fill() except -1:
 fill()
 
 
+cpdef str path_text(bytes raw):
+    """The text of a path as the MTA sent it, without angle brackets and source route."""
+    cdef const uint8_t *at = <const uint8_t *> PyBytes_AS_STRING(raw)
+    cdef const uint8_t *colon
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
+    if size > 1 and at[0] == c"<" and at[size - 1] == c">":
+        at += 1
+        size -= 2
+    if size > 0 and at[0] == c"@":
+        # RFC 5321 section 4.1.1.3: a source route ("@a,@b:") must be accepted and should be ignored.
+        colon = <const uint8_t *> memchr(at, c":", <size_t> size)
+        if colon is not NULL and colon < at + size - 1:
+            size -= colon + 1 - at
+            at = colon + 1
+    return text_of(at, size)
+
+
 cpdef object subtype_of_str(type kind, str text):
     """``str.__new__(kind, text)`` for a subclass of ``str``."""
     return (<PyTypeObject *> str).tp_new(kind, (text,), NULL)

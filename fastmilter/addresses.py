@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
-from fastmilter._text import subtype_of_str, to_bytes, to_text
+from fastmilter._text import path_text, subtype_of_str, to_bytes, to_text
 from fastmilter.constants import Family
 
 
@@ -44,17 +44,6 @@ class Params(tuple[str, ...]):
         return default
 
 
-def path_of(raw: bytes) -> bytes:
-    """Return a path as the MTA sent it without angle brackets and source route."""
-    path = raw[1:-1] if len(raw) > 1 and raw[0] == _LESS and raw[-1] == _GREATER else raw
-    if len(path) > 0 and path[0] == _AT:
-        # RFC 5321 section 4.1.1.3: a source route ("@a,@b:") must be accepted and should be ignored.
-        path = path.partition(b":")[2] or path
-    return path
-
-
-_LESS, _GREATER, _AT = b"<>@"
-
 _NO_PARAMS: Final = Params()
 
 
@@ -65,7 +54,7 @@ def params_of(params: tuple[bytes, ...]) -> Params:
 
 def address_of(raw: bytes) -> "Address":
     """Return ``Address(raw)``: the call of a class costs four times as much."""
-    made = subtype_of_str(Address, to_text(path_of(raw)))
+    made = subtype_of_str(Address, path_text(raw))
     made.raw = raw
     return made
 
@@ -85,7 +74,7 @@ class Address(str):
 
     def __new__(cls, raw: bytes) -> "Address":
         """Read the path that the MTA sent."""
-        self = subtype_of_str(cls, to_text(path_of(raw)))
+        self = subtype_of_str(cls, path_text(raw))
         self.raw = raw
         return self
 

@@ -1,5 +1,6 @@
 # The types that make the compiled conversation fast; what the code means stands in conversation.py alone.
 
+from fastmilter._call cimport call_method
 from fastmilter._messages cimport Body, Connect, Header, MailFrom, RcptTo
 from fastmilter._text cimport to_text
 from fastmilter.addresses cimport address_of, params_of
@@ -26,7 +27,6 @@ cdef class Conversation(Binding):
     cdef int _purpose
     cdef int _steps
     cdef int _asked
-    cdef bint _is_field
     cdef tuple _arguments
     cdef int _interrupted
     cdef Py_ssize_t _mark

@@ -36,6 +36,7 @@ from fastmilter._messages import (
     RcptTo,
     Unknown,
 )
+from fastmilter._call import call_method
 from fastmilter._text import to_text
 from fastmilter.addresses import address_of, params_of
 from fastmilter.constants import Action, Step
@@ -122,7 +123,6 @@ class Conversation(Binding):
         self.callback = ""
         """The name of the callback in work, or of the last one."""
         self._arguments: tuple[Any, ...] = ()  # what the callback in work is called with
-        self._is_field = False  # it is on_header
         self._mark = 0  # how many edits there were before the callback in work
         self._held: Event | None = None  # an event that is in work (the offer), or comes next (the end of the message)
         self._todo: list[tuple[int, str, tuple[Any, ...]]] | None = None  # calls that follow an event, last first
@@ -179,14 +179,10 @@ class Conversation(Binding):
 
         This is the one place where user code runs; a driver calls it once after each ``next_call``.
         """
-        target, arguments = self.filter, self._arguments
-        if self._is_field and target is not None:
-            self._is_field = False
-            return target.on_header(arguments[0], arguments[1])  # written out, it takes no bound method
         if self._purpose == _MAKE:
             return self.plan.filter_class()
-        self._arguments = ()  # a piece of the body is not kept any longer than its callback keeps it
-        return getattr(target, self.callback)(*arguments)
+        arguments, self._arguments = self._arguments, ()  # a piece of the body lives no longer than its callback wants
+        return call_method(self.filter, self.callback, arguments)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -373,7 +369,6 @@ class Conversation(Binding):
         if field is None:
             return False
         self._in_work()._shown.append(field[0])
-        self._is_field = True
         return self._begin(_STEP, "on_header", field)
 
     def _plain_step(self, name: str, step: int) -> bool:
@@ -604,7 +599,7 @@ class Conversation(Binding):
         agreement = session.agreement
         composed = compose(
             message._edits,
-            message._shown if agreement.headers_shown else None,
+            message._shown if session.headers_shown else None,
             self._connected().mta == "sendmail",
             message._actions & _ADD_HEADERS != 0,
             message._recipients,

@@ -1,5 +1,7 @@
 # C names of edits.py for the compiled modules above it.
 
+cimport cython
+
 from fastmilter._encode cimport encode, header_packet
 from fastmilter._text cimport is_field_name, is_one_line, is_same_name, to_bytes, to_text
 
@@ -29,6 +31,10 @@ cdef class Composed:
     cdef readonly list foot
 
 
+@cython.locals(made=AppendHeader)
+cpdef AppendHeader append_header(bytes name, bytes value)
+@cython.locals(made=SetHeader)
+cpdef SetHeader set_header(bytes name, Py_ssize_t index, bytes value)
 cpdef bytes field_name(object name)
 cpdef bytes field_value(bytes name, object value)
 cpdef Py_ssize_t count(list names, bytes name)

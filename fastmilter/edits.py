@@ -104,6 +104,20 @@ class AppendHeader:
         self.value = value
 
 
+def append_header(name: bytes, value: bytes) -> AppendHeader:
+    """Return ``AppendHeader(name, value)``, without the cost of calling a class."""
+    made = AppendHeader.__new__(AppendHeader)
+    made.name, made.value = name, value
+    return made
+
+
+def set_header(name: bytes, index: int, value: bytes | None) -> SetHeader:
+    """Return ``SetHeader(name, index, value)``, without the cost of calling a class."""
+    made = SetHeader.__new__(SetHeader)
+    made.name, made.index, made.value = name, index, value
+    return made
+
+
 class NewBody:
     """Replace the body."""
 

@@ -6,6 +6,7 @@ from fastmilter._text cimport to_bytes, to_text
 cimport cython
 
 cdef int _MAIL
+cdef dict _STAGES
 
 @cython.locals(changed=list, stage=Py_ssize_t)
 cpdef object stored(object stages, MacroSet macros)

@@ -24,6 +24,7 @@ NO_STAGES: Final[Stages] = (None,) * 7
 CONNECTION_STAGES: Final = 2
 """How many of the sets describe the connection (CONNECT, HELO); the others describe a message."""
 
+_STAGES: Final = STAGE_OF_LETTER  # the same with a type that C knows
 _MAIL: Final = STAGE_OF_LETTER[b"M"]
 
 
@@ -33,7 +34,7 @@ def stored(stages: Stages, macros: codec.Macros) -> Stages:
     Sets of CONNECT, HELO and MAIL come before the message they belong to has begun: they go into a new list, so that
     the message before keeps its own. Later ones go into the list of the message in work.
     """
-    stage = STAGE_OF_LETTER.get(macros.command, -1)
+    stage = _STAGES.get(macros.command, -1)
     if stage < 0 or not macros:  # an empty set leaves the old one
         return stages
     changed = list(stages) if stage <= _MAIL or not isinstance(stages, list) else stages

@@ -2,7 +2,7 @@
 
 from fastmilter._text cimport to_bytes, to_text
 from fastmilter.addresses cimport address_of, params_of
-from fastmilter.edits cimport AppendHeader, DeleteHeaders, NewBody, SetHeader, field_name, field_value
+from fastmilter.edits cimport DeleteHeaders, NewBody, append_header, field_name, field_value, set_header
 from fastmilter.macros cimport look_up
 from fastmilter.session cimport Session
 

@@ -32,17 +32,17 @@ from fastmilter.codec import (
 )
 from fastmilter.constants import Action
 from fastmilter.edits import (
-    AppendHeader,
     BodySource,
     DeleteHeaders,
     Edit,
     NewBody,
     PacketEdit,
-    SetHeader,
+    append_header,
     discard,
     field_name,
     field_value,
     header_index,
+    set_header,
     spooled,
 )
 from fastmilter.errors import MessageEnded, NotNegotiated
@@ -193,7 +193,7 @@ class EditableMessage:
     def add_header(self, name: str | bytes, value: str | bytes) -> None:
         """Add a header field after all others (smfi_addheader)."""
         field = field_name(name)
-        self._add(_ADD_HEADERS, AppendHeader(field, field_value(field, value)))
+        self._add(_ADD_HEADERS, append_header(field, field_value(field, value)))
 
     def insert_header(self, name: str | bytes, value: str | bytes, *, index: int = 0) -> None:
         """Insert a header field (smfi_insheader).
@@ -213,11 +213,11 @@ class EditableMessage:
         new = field_value(field, value)
         if not new:
             raise ValueError(f"an empty value would delete {field.decode()}: use delete_header")
-        self._add(_CHANGE_HEADERS, SetHeader(field, header_index(index, 1), new))
+        self._add(_CHANGE_HEADERS, set_header(field, header_index(index, 1), new))
 
     def delete_header(self, name: str | bytes, *, index: int) -> None:
         """Delete the ``index``-th field of that name, counted from 1 as the filter was shown them."""
-        self._add(_CHANGE_HEADERS, SetHeader(field_name(name), header_index(index, 1), None))
+        self._add(_CHANGE_HEADERS, set_header(field_name(name), header_index(index, 1), None))
 
     def delete_headers(self, name: str | bytes) -> None:
         """Delete every field of that name that the filter is shown, also those still to come.

@@ -7,6 +7,9 @@ from fastmilter.server._sockets cimport Poller, Stream, accept
 from fastmilter.server.slots cimport Slots
 
 
+cdef object _CLOSED
+
+
 cdef class Link(Conversation):
     cdef readonly Stream stream
     cdef readonly int fd
@@ -31,12 +34,14 @@ cdef class Worker:
     cdef object _buffer
     cdef bint _listening
     cdef Py_ssize_t _accepted
+    cdef Py_ssize_t _may_have
     cdef object _accept_again_at
     cdef double _next_tick
     cdef double _next_sweep
     cdef double _sweep_s
     cdef object _drain_limits
     cdef bint _stop_now
+    cdef list _due
 
     cdef bint _finished(self) except -1
     @cython.locals(link=Link, fd=int, now=double)
@@ -45,10 +50,15 @@ cdef class Worker:
     cdef object _listen(self)
     cdef object _leave_listeners(self)
     cdef object _accept(self, int listener, double now)
-    cdef object _balance(self)
+    cdef bint _has_enough(self) except -1
+    cdef object _hand_over(self, double now)
+    cdef object _come_back(self)
+    cdef object _take_what_waits(self)
     cdef object _handle(self, Link link, double now)
+    cdef object _answer_due(self)
+    cdef object _answer(self, Link link)
+    cdef object _lose_by_fault(self, Link link)
     cdef bint _receive(self, Link link, double now) except -1
-    cdef object _serve(self, Link link)
     cdef object _run_calls(self, Link link)
     cdef bint _flush(self, Link link) except -1
     cdef bint _send(self, Link link, bytes data, Py_ssize_t start) except -1

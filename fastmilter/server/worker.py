@@ -1,13 +1,14 @@
 """One worker process: a select-based loop over its connections, callbacks run in the loop.
 
 Per wake of a connection there is one receive and one send, however many packets came; every complete packet of a
-receive is worked off before the next one. A connection whose MTA does not read is not read either until it does.
+receive is worked off before the next one. The sends of a few connections go out together. A connection whose MTA does
+not read is not read either until it does.
 
 What waits where: the listeners (shared with all workers), the connections, and the channel to the master. There are
 no threads and no signals here: orders come through the channel, and its end says that the master died.
 
 Errors end in three places: a callback's in ``_run_calls`` (answered by the conversation), a connection's in
-``_handle`` (that connection closes), and everything else in the process, which the master replaces.
+``_handle`` and ``_answer_due`` (that connection closes), and everything else in the process, which the master replaces.
 """
 
 import contextlib
@@ -16,8 +17,10 @@ import gc
 import inspect
 import logging
 import os
+import select
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from fastmilter.conversation import Conversation, Host
@@ -37,6 +40,9 @@ log = logging.getLogger(__name__)
 RECEIVE_BYTES: Final = 1 << 16
 """Size of the one receive buffer of a worker: a fresh large buffer for each receive would cost a factor 3."""
 
+ANSWERS_TOGETHER: Final = 16
+"""How many connections are worked off at most before their answers leave: the first waits for the last."""
+
 SEND_BYTES: Final = 1 << 18
 """How much of a replaced body is put together for one send."""
 
@@ -49,11 +55,18 @@ ACCEPT_PAUSE_S: Final = 0.5
 LEAVE_ABOVE: Final = 1.125
 """A worker with more than this times the mean of connections leaves the listeners to the others."""
 
+HANDOVER_S: Final = 0.01
+"""How long a connection is left to workers with fewer of them before one that has enough takes it all the same."""
+
+TAKEN_BACK: Final = 8
+"""How many connections more a worker takes then before it leaves again."""
+
 FINAL_GRACE_S: Final = 5.0
 """How long messages that are past DATA may go on after the last limit of a drain."""
 
 EXIT_DRAINED: Final = 0
 
+_CLOSED: Final = Phase.CLOSED
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -97,12 +110,14 @@ class Worker:
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._listening = False
         self._accepted = 0
+        self._may_have = 0  # connections, although that is more than its share
         self._accept_again_at: float | None = None
         self._next_tick = 0.0
         self._next_sweep = 0.0
         self._sweep_s = min(settings.negotiation_timeout, settings.packet_timeout, settings.idle_timeout, 20.0) / 4
         self._drain_limits: tuple[float, ...] | None = None  # moments at which the tiers of a drain end
         self._stop_now = False
+        self._due: list[Link] = []
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -148,12 +163,16 @@ class Worker:
             link = self._links.get(fd)
             if link is not None:
                 self._handle(link, now)
+                if len(self._due) >= ANSWERS_TOGETHER:
+                    self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)
             elif fd == self._channel.fileno():
+                self._answer_due()  # orders may close connections
                 self._take_orders(now)
             elif fd == self._slots.bell:
-                self._balance()
+                self._come_back()
+        self._answer_due()
         if now >= self._next_tick:
             self._tick(now)
 
@@ -165,7 +184,8 @@ class Worker:
             self._drain_further(now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
             self._accept_again_at = None
-            self._balance()
+            self._come_back()
+            self._take_what_waits()
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
@@ -209,33 +229,46 @@ class Worker:
         self._accepted += 1
         self._slots.set_accepted(self._slot, self._accepted)
         self._slots.set_connections(self._slot, len(self._links))
-        self._balance()
+        if self._has_enough():
+            self._hand_over(now)
 
-    def _balance(self) -> None:
-        """Leave the listeners to others while this worker has clearly more connections than they have.
+    def _has_enough(self) -> bool:
+        mean = self._slots.mean_connections()
+        return len(self._links) > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
 
-        Somebody always stays: who leaves as the last one comes back at once. Whoever has the fewest connections and
-        is not there is rung for.
+    def _hand_over(self, now: float) -> None:
+        """Leave the listeners to the workers with fewer connections; the one with the fewest is rung for.
+
+        The last one leaves too: if it went on till the others are awake, the worker that the system happens to run
+        would take most of a burst. Whether they came shows in the queue, ``HANDOVER_S`` later.
         """
-        if self._drain_limits is not None or self._accept_again_at is not None:
+        slots = self._slots
+        if slots.bell is None or self._drain_limits is not None:
             return
-        slots, own = self._slots, self._slot
         least = slots.least_loaded()
-        has_enough = len(self._links) > LEAVE_ABOVE * slots.mean_connections()
-        if slots.bell is None or not has_enough or least is None or least == own:
-            self._listen()
-            return
-        if not slots.polling(least):
+        if least is not None and not slots.polling(least):
             slots.ring()
-        if self._listening and slots.anyone_else_polls(own):
-            self._leave_listeners()
-            if not slots.anyone_else_polls(own):  # the other one left in the same moment
-                self._listen()
+        self._may_have = 0
+        self._leave_listeners()
+        self._next_tick = min(self._next_tick, now + HANDOVER_S)
+
+    def _come_back(self) -> None:
+        """Wait for new connections again if this worker has room for them."""
+        if self._listening or self._drain_limits is not None or self._accept_again_at is not None:
+            return
+        if not self._has_enough():
+            self._listen()
+
+    def _take_what_waits(self) -> None:
+        """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
+        if not self._listening and _has_something_to_accept(self._listeners):
+            self._may_have = len(self._links) + TAKEN_BACK
+            self._listen()
 
     # -- connections ---------------------------------------------------------------------------------------------
 
     def _handle(self, link: Link, now: float) -> None:
-        """Serve a connection that has something to read, or room to write."""
+        """Take in what a connection has to read, or send on what it has room for; answers are due then."""
         try:
             if link.unsent is not None:
                 if not self._send(link, link.unsent, link.sent):
@@ -244,14 +277,47 @@ class Worker:
             elif not self._receive(link, now):
                 self._close(link)
                 return
-            self._serve(link)
+            self._run_calls(link)
+            if link.session.out or link.session.tail is not None:
+                self._due.append(link)
+            elif link.session.phase is _CLOSED:
+                self._close(link)
+            else:
+                # Sendmail's next packet, and Postfix's after an unanswered DATA, wait for our acknowledgement, which the
+                # kernel would delay by 40 ms. It forgets this option all the time.
+                link.stream.acknowledge()
         except OSError:
             self._lose(link)  # the MTA broke the connection off
         except Exception:
-            log.exception("internal error, the connection is closed%s", _tail(link))
-            self._lose(link)
+            self._lose_by_fault(link)
         finally:
             link.session.settle()
+
+    def _answer_due(self) -> None:
+        """Send the answers of several connections together.
+
+        A send wakes its reader. Where that is one process for many connections, it is woken once and not between any
+        two of them: a third of the kernel's time.
+        """
+        for link in self._due:
+            try:
+                self._answer(link)
+            except OSError:
+                self._lose(link)
+            except Exception:
+                self._lose_by_fault(link)
+        self._due.clear()
+
+    def _answer(self, link: Link) -> None:
+        """Send what there is, and work off what came behind a message whose answer had a tail."""
+        session = link.session
+        while self._flush(link):
+            if session.tail is None:
+                if session.phase is _CLOSED:
+                    self._close(link)
+                return
+            session.tail = None
+            self._run_calls(link)
 
     def _receive(self, link: Link, now: float) -> bool:
         """Read once; return whether the connection goes on."""
@@ -263,24 +329,6 @@ class Worker:
             link.last_read = now
             link.session.receive_lent(self._buffer, count)
         return True
-
-    def _serve(self, link: Link) -> None:
-        """Work off what is buffered, and answer."""
-        session = link.session
-        while True:
-            self._run_calls(link)
-            answered = bool(session.out or session.tail)
-            if not self._flush(link):
-                return
-            if session.tail is None:
-                break
-            session.tail = None  # all of it is sent: what came behind the message may be worked off now
-        if session.phase is Phase.CLOSED:
-            self._close(link)
-        elif not answered:
-            # Sendmail's next packet, and Postfix's after an unanswered DATA, wait for our acknowledgement, which the
-            # kernel would delay by 40 ms. It forgets this option all the time.
-            link.stream.acknowledge()
 
     def _run_calls(self, link: Link) -> None:
         while link.next_call():
@@ -331,6 +379,11 @@ class Worker:
         link.session.tail = None
         self._run_calls(link)
 
+    def _lose_by_fault(self, link: Link) -> None:
+        """Give up a connection because of an exception that nobody foresaw, which is being handled."""
+        log.exception("internal error, the connection is closed%s", _tail(link))
+        self._lose(link)
+
     def _lose(self, link: Link) -> None:
         """Give up a connection that broke."""
         try:
@@ -348,8 +401,7 @@ class Worker:
         self._poller.remove(link.fd)
         link.stream.close()
         self._slots.set_connections(self._slot, len(self._links))
-        if not self._listening:
-            self._balance()
+        self._come_back()
 
     def _log_end(self, link: Link, error: FastmilterError) -> None:
         if isinstance(error, RemoteProtocolError):
@@ -438,6 +490,13 @@ class Worker:
             if unsent is not None and self._send(conversation, unsent, conversation.sent):
                 self._poller.await_room(conversation.fd, False)
             self._flush(conversation)
+
+
+def _has_something_to_accept(listeners: Iterable[int]) -> bool:
+    poll = select.poll()
+    for fd in listeners:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _tail(conversation: Conversation) -> str:

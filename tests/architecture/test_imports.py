@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "fastmilter"
 
 FLOORS: list[set[str]] = [
     {"_version", "constants"},
-    {"errors", "_text"},
+    {"errors", "_text", "_call"},
     {"_bounds", "_messages"},
     {"_packets"},
     {"_codec", "_encode"},

@@ -1,12 +1,25 @@
 """Long-lived connections spread evenly over the workers, and none waits because every worker left it to the others."""
 
+import os
+import threading
+
 import psutil
 import pytest
 
-from tests.process.harness import Server
+from fastmilter.client import Client
+from tests.process.harness import Server, begin
 
 CONNECTIONS = 400
 WORKERS = 4
+
+HANGING = """
+import fastmilter
+
+class Hanging(fastmilter.Filter):
+    def on_mail(self, sender, params):
+        with open(sender.local_part):  # a named pipe that nobody writes to yet
+            pass
+"""
 
 
 @pytest.mark.parametrize("address", ["inet:0@127.0.0.1", "unix"])
@@ -21,3 +34,27 @@ def test_connections_spread_evenly(server: Server, address: str) -> None:
     assert sum(held) == CONNECTIONS
     assert max(held) <= 1.25 * CONNECTIONS / WORKERS, held
     assert server.stop() == 0
+
+
+def test_nobody_waits_for_a_worker_that_hangs(server: Server) -> None:
+    (server.directory / "hanging.py").write_text(HANGING)
+    pipe = server.directory / "pipe"
+    os.mkfifo(pipe)
+    server.start(f"--workers={WORKERS}", target="hanging:Hanging", listen=[f"unix:{server.directory}/fm.sock"])
+    first = [server.client().open() for _ in range(10 * WORKERS)]
+    hanging = threading.Thread(target=_hang, args=(first[0],))
+    hanging.start()
+    try:
+        # It has its share and waits for connections as far as the others know, so that they would leave them to it.
+        later = [server.client().open() for _ in range(CONNECTIONS // 2)]
+        assert hanging.is_alive()
+    finally:
+        with pipe.open("w"):
+            hanging.join()
+    for client in first + later:
+        client.close()
+    assert server.stop() == 0
+
+
+def _hang(client: Client) -> None:
+    begin(client, "pipe@example.org")
