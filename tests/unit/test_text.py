@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastmilter import codec
-from fastmilter._text import is_field_name, is_one_line, is_same_name, subtype_of_str, to_bytes, to_text
+from fastmilter._text import is_field_name, is_one_line, is_same_name, path_text, subtype_of_str, to_bytes, to_text
 from fastmilter.addresses import Address
 from fastmilter.constants import FIELD_NAMES
 from tests.support.strategies import framed
@@ -77,6 +77,27 @@ def test_what_is_no_bytes(wrong: Any) -> None:
         to_text(wrong)
     with pytest.raises(TypeError):
         subtype_of_str(Address, b"bytes")  # type: ignore[arg-type]
+
+
+# -- paths -------------------------------------------------------------------------------------------------------------
+
+
+def plain_path(raw: bytes) -> bytes:
+    """RFC 5321 section 4.1.1.3, in Python."""
+    path = raw[1:-1] if len(raw) > 1 and raw[:1] == b"<" and raw[-1:] == b">" else raw
+    if path[:1] == b"@":
+        path = path.partition(b":")[2] or path
+    return path
+
+
+@given(st.lists(st.sampled_from([*b"<>@:a.\xff"]), max_size=8).map(bytes))
+@example(b"<>")
+@example(b"<@a,@b:c@d>")
+@example(b"<@a:>")
+def test_a_path_without_brackets_and_route(raw: bytes) -> None:
+    assert to_bytes(path_text(raw)) == plain_path(raw)
+    assert path_text(raw) == to_text(plain_path(raw))
+    assert Address(raw) == path_text(raw)
 
 
 # -- names of header fields -------------------------------------------------------------------------------------------
