@@ -111,3 +111,13 @@ def release(case: Case) -> None:
         return True
 
     wait_until(write, "the callback to wait")
+
+
+@pytest.mark.parametrize("ends", ["QUIT", "drop"])
+def test_a_session_without_a_message_is_shown_in_the_end(case: Case, ends: str) -> None:
+    with case.client() as client:
+        client.ehlo()
+        if ends == "QUIT":
+            client.quit()
+    case.closed(1)
+    assert [event["event"] for event in case.events()] == ["connect", "helo", "close"]
