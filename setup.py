@@ -21,6 +21,9 @@ DIRECTIVES = {
     "linetrace": DEBUG,
 }
 
+# The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
+CYTHON = ("_text", "_call", "_messages", "_packets", "_codec", "_encode", "server._sockets")
+
 # Python files that are compiled as they are: their side files (.pxd) say which names are C.
 COMPILED = (
     "addresses",
@@ -49,9 +52,8 @@ def extension(name: str, suffix: str) -> Extension:
 setup(
     options={"build_ext": {"parallel": JOBS}},
     ext_modules=[
-        # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
         *cythonize(
-            [extension(name, "pyx") for name in ("_text", "_call", "_messages", "_packets", "_codec", "_encode", "server._sockets")],
+            [extension(name, "pyx") for name in CYTHON],
             compiler_directives=DIRECTIVES,
             annotate=DEBUG,
             nthreads=JOBS,
@@ -63,5 +65,5 @@ setup(
             annotate=DEBUG,
             nthreads=JOBS,
         ),
-    ]
+    ],
 )

@@ -32,6 +32,9 @@ def no_reply(callback: F) -> F:
 
     It saves a round trip; a verdict given there is kept and delivered later, and one recipient cannot be refused. A
     filter with ``@no_reply`` on ``on_mail`` cannot be drained between messages.
+
+    It is not needed at ``on_connect``, ``on_helo`` and ``on_data`` where the callback returns nothing: then no MTA
+    waits anyway. ``return CONTINUE`` somewhere in it makes the MTA wait.
     """
     return mark_reply(callback, False)
 

@@ -57,11 +57,14 @@ ENVELOPE_STEPS: Final = frozenset({Step.CONNECT, Step.HELO, Step.MAIL, Step.RCPT
 UNANSWERED_WHEN_MUTE: Final = frozenset({Step.CONNECT, Step.HELO, Step.DATA})
 """Asked for without a reply where the callback cannot return a verdict: the round trip would be for nothing.
 
-Not MAIL, where a drain needs the answer, and not RCPT, where a single recipient may be refused by a later version of the
-class."""
+Not MAIL, where a drain needs the answer, and not RCPT, where a single recipient may be refused by a later version of
+the class."""
 
 KEPT_WHEN_PLAIN: Final = frozenset({Step.CONNECT, Step.HELO, Step.RCPT})
 """Asked for without a reply where not overridden, so that ``connection`` and ``message`` are complete."""
+
+# A call of such a function gives an object, whatever the function returns.
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 _CACHED_AGREEMENTS: Final = 16  # a peer may offer what it likes; real MTAs make one or two different offers
 
@@ -277,18 +280,18 @@ def _wish(cls: Any, overridden: frozenset[str]) -> Wish:
 def returns_nothing(callback: Any) -> bool:
     """Tell whether the code of a callback has no way to return anything but ``None``.
 
-    A verdict raised from deeper inside (``Answer``), and the one for an exception, are kept where no reply is due.
+    A verdict raised from deeper inside (``Answer``), and the one for an exception, are kept where no reply is due. Only
+    plain functions can be looked into; of anything else, and where it is not plain to see, the answer is no.
 
     >>> def note(self, name): self.name = name
     >>> def check(self, name): return self.policy(name)
     >>> returns_nothing(note), returns_nothing(check)
     (True, False)
     """
-    code = getattr(callback, "__code__", None)
-    if not isinstance(callback, FunctionType) or code is None or code.co_flags & inspect.CO_GENERATOR:
+    if not isinstance(callback, FunctionType) or callback.__code__.co_flags & _GENERATOR:
         return False
     before = None
-    for instruction in dis.get_instructions(code):
+    for instruction in dis.get_instructions(callback.__code__):
         if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
             return False
         if instruction.opname == "RETURN_VALUE" and (instruction.is_jump_target or before != ("LOAD_CONST", None)):
@@ -369,15 +372,18 @@ def describe(cls: Any) -> list[str]:
     """Return what the filter class ``cls`` asks of an MTA, line by line for an administrator; warnings come last."""
     plan: Plan = cls._fastmilter_plan
     wish = plan.wish
+    marks = _reply_marks(cls)
     lines = []
     for step in STEPS:
-        called = "" if callback_name(step) in plan.overridden else f" (no {callback_name(step)}: noted only)"
+        name = callback_name(step)
+        noted = "" if name in plan.overridden else f"no {name}: noted only"
         if step in wish.never:
             lines.append(f"{step}: not asked for")
         elif step in wish.no_reply:
-            lines.append(f"{step}: asked for, the MTA does not wait for an answer{called}")
+            why = noted or _why_unanswered(step, name in marks)
+            lines.append(f"{step}: asked for, the MTA does not wait for an answer ({why})")
         else:
-            lines.append(f"{step}: asked for, the MTA waits for the answer{called}")
+            lines.append(f"{step}: asked for, the MTA waits for the answer{noted and f' ({noted})'}")
     lines.append(f"actions: {_flag_names(wish.actions)}")
     if wish.requires:
         lines.append(f"required: {_flag_names(wish.requires)}")
@@ -394,6 +400,14 @@ def describe(cls: Any) -> list[str]:
     if Step.RCPT in wish.no_reply and "on_rcpt" in plan.overridden:
         lines.append("warning: @no_reply on on_rcpt: a single recipient cannot be refused")
     return lines
+
+
+def _why_unanswered(step: Step, is_marked: bool) -> str:
+    """Return why nobody waits for a callback that is called, and where its verdict goes if it gives one."""
+    if step in CONTENT_STEPS:
+        return "the SMTP client hears none before the end of the message"
+    why = "is marked @no_reply; its verdict" if is_marked else "returns none; one that it raises"
+    return f"{callback_name(step)} {why} is kept for a later step"
 
 
 def _flag_names(actions: Action) -> str:

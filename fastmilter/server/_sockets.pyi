@@ -2,6 +2,8 @@
 
 from typing import final
 
+from typing_extensions import disjoint_base
+
 @final
 class Stream:
     """One accepted connection; made by ``accept``. Errors of the kernel are ``OSError``, and nothing waits."""
@@ -28,6 +30,7 @@ class Stream:
 def accept(listener: int, is_tcp: bool) -> Stream | None:
     """Take one connection from a listening descriptor, or ``None`` if there is none: another process was faster."""
 
+@disjoint_base
 class Poller:
     """A set of descriptors to wait for. Closing a descriptor without ``remove`` is a mistake."""
 

@@ -1,6 +1,7 @@
 """The floors of the house: imports go strictly downward, read from the sources."""
 
 import ast
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,9 +63,9 @@ ALLOWED = {("edits", "tempfile")}
 
 
 def sources() -> Iterator[tuple[str, Path]]:
-    """Every module by its dotted name below the package, Cython's interfaces in place of their sources."""
+    """Every module by its dotted name below the package."""
     for path in sorted(PACKAGE.rglob("*.py*")):
-        if path.suffix in (".py", ".pyi") and "__pycache__" not in path.parts:
+        if path.suffix in (".py", ".pyx") and "__pycache__" not in path.parts:
             yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
 
 
@@ -76,25 +77,54 @@ class _AtRunTime(ast.NodeTransformer):
         return None if is_for_types else self.generic_visit(node)
 
 
-def imported(path: Path, *, at_run_time: bool = False) -> set[str]:
-    """The modules that a file imports, with dots; a name taken from a package counts as a module where it is one."""
-    with tokenize.open(path) as source:
-        tree: ast.AST = ast.parse(source.read())
+_CYTHON_IMPORT = re.compile(r"^(?:from ([\w.]+) )?c?import (\([^)]*\)|[^\n#]*)", re.MULTILINE)
+
+
+def _named_by_python(source: str, at_run_time: bool) -> Iterator[tuple[str, list[str]]]:
+    """What the import statements name: each module, and the names that are taken from it."""
+    tree: ast.AST = ast.parse(source)
     if at_run_time:
         tree = _AtRunTime().visit(tree)
-    found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            module = node.module or ""
-            for alias in node.names:
-                inner = PACKAGE.joinpath(*module.split(".")[1:], alias.name)
-                is_module = module.split(".")[0] == "fastmilter" and (
-                    inner.is_dir() or inner.with_suffix(".py").exists() or inner.with_suffix(".pyi").exists()
-                )
-                found.add(f"{module}.{alias.name}" if is_module else module)
+            assert node.level == 0, "a relative import"
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+def _named_by_cython(source: str) -> Iterator[tuple[str, list[str]]]:
+    """The same of a ``.pyx`` or ``.pxd`` file, which Python cannot parse: ``cimport`` counts too."""
+    for module, text in _CYTHON_IMPORT.findall(source):
+        names = [name.split(" as ")[0].strip() for name in text.strip("()").split(",") if name.strip()]
+        if module:
+            yield module, names
+        else:
+            yield from ((name, []) for name in names)
+
+
+def imported(path: Path, *, at_run_time: bool = False) -> set[str]:
+    """The modules that a file imports, with dots; a name taken from a package counts as a module where it is one.
+
+    What the C side of a module imports (its ``.pxd``) counts as well.
+    """
+    with tokenize.open(path) as source:
+        text = source.read()
+    statements = [*_named_by_cython(text)] if path.suffix == ".pyx" else [*_named_by_python(text, at_run_time)]
+    side = path.with_suffix(".pxd")
+    if side.exists():
+        statements += _named_by_cython(side.read_text())
+    found = set()
+    for module, names in statements:
+        assert not module.startswith("."), f"{path}: a relative import"
+        if not names:
+            found.add(module)
+        for name in names:
+            inner = PACKAGE.joinpath(*module.split(".")[1:], name)
+            is_module = module.split(".")[0] == "fastmilter" and (
+                inner.is_dir() or inner.with_suffix(".py").exists() or inner.with_suffix(".pyx").exists()
+            )
+            found.add(f"{module}.{name}" if is_module else module)
     return found
 
 
@@ -102,6 +132,13 @@ def own(path: Path, *, at_run_time: bool = False) -> set[str]:
     """The modules of the package that a file imports, without ``fastmilter.``."""
     names = {name for name in imported(path, at_run_time=at_run_time) if name.split(".")[0] == "fastmilter"}
     return {name.removeprefix("fastmilter").removeprefix(".") or "__init__" for name in names}
+
+
+def test_cython_imports_are_seen() -> None:
+    """So that the tests below cannot pass because nothing was found."""
+    assert {"_bounds", "_messages", "_packets", "_text", "constants", "errors"} <= own(PACKAGE / "_codec.pyx")
+    assert {"_codec", "macros"} <= own(PACKAGE / "session.py"), "session.pxd counts"
+    assert "os" in imported(PACKAGE / "server" / "_sockets.pyx")
 
 
 MODULES = dict(sources())

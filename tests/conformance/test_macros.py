@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fastmilter import codec
+from fastmilter import CONTINUE, Verdict, codec
 from tests.support.playing import ABORT, CONNECT, DATA, EOM, HELO, MAIL, RCPT, Mta, everything, letters
 
 
@@ -16,8 +16,9 @@ def looking(*names: str) -> tuple[Mta, list[tuple[str, ...]]]:
     """A filter that looks names up at every step, and what it found."""
     found: list[tuple[str, ...]] = []
 
-    def look(self: Any, *arguments: Any) -> None:
+    def look(self: Any, *arguments: Any) -> Verdict:
         found.append(tuple(self.macros.get(name, "-") for name in names))
+        return CONTINUE
 
     steps = ["on_connect", "on_helo", "on_mail", "on_rcpt", "on_data", "on_end_of_message"]
     return Mta(everything(**dict.fromkeys(steps, look))), found

@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fastmilter import Client, Filter, codec
+from fastmilter import CONTINUE, Client, Filter, codec
 from fastmilter.commands import EXIT_STATUS
 from fastmilter.commands.serve import SIGNALS
 from fastmilter.constants import STEPS, Action, Step
@@ -137,6 +138,24 @@ def test_the_table_of_effects_names_every_step_and_what_is_impossible() -> None:
             possible = ADMISSIBLE[list(STEPS).index(Step(name.strip("` ")))]
             assert ("not possible" in cells[1]) == (VerdictKind.ACCEPT not in possible), name
             assert ("not possible" in cells[3]) == (VerdictKind.DISCARD not in possible) or cells[3].startswith("as at")
+
+
+def waiting(step: str, *callbacks: Any) -> str:
+    """What a class with that callback at ``step``, or none, asks for."""
+    cls: Any = type("Made", (Filter,), {f"on_{step}": callback for callback in callbacks})
+    wish = cls.wish()
+    return "not shown" if step in wish.never else "shown without an answer" if step in wish.no_reply else "answered"
+
+
+def test_the_table_of_where_the_mta_waits() -> None:
+    table = rows("docs/verdicts.md", columns=3, after="## When the MTA waits")
+    told = {step.strip("` "): cells[1:] for cells in table[1:] for step in cells[0].split(",")}
+    assert set(told) == set(map(str, STEPS))
+    for step, (overridden, plain) in told.items():
+        telling, mute = waiting(step, lambda self, *_: CONTINUE), waiting(step, lambda self, *_: None)
+        assert overridden.startswith(telling), step
+        assert ("unless the callback returns nothing" in overridden) == (mute != telling), step
+        assert plain.startswith(waiting(step)), step
 
 
 def test_the_table_of_edits() -> None:

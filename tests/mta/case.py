@@ -41,6 +41,7 @@ def act(
     shown: str = "",
     fail: bool = False,
     kill: bool = False,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """One line of a plan, see filters/planned.py."""
     return {
@@ -51,6 +52,7 @@ def act(
         "shown": shown,
         "fail": fail,
         "kill": kill,
+        "wait": wait,
     }
 
 

@@ -20,6 +20,7 @@ NOTICES = ["abort", "message_end", "close"]
 UNANSWERED = {
     "Default": {"header", "end_of_headers", "body"},
     "Early": set[str](),
+    "Noting": {"connect", "helo", "data", "header", "end_of_headers", "body"},
     "Silent": {"connect", "helo", "rcpt", "data", "header", "end_of_headers", "body"},
     "Mute": {"connect", "helo", "mail", "rcpt", "data", "header", "end_of_headers", "body"},
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastmilter._text import to_bytes, to_text
 from fastmilter.addresses import (
     Address,
     Params,
@@ -14,8 +15,6 @@ from fastmilter.addresses import (
     SocketAddress,
     params_argument,
     path_argument,
-    to_bytes,
-    to_text,
 )
 
 

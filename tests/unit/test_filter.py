@@ -196,7 +196,7 @@ def test_an_edit_before_mail_has_no_message() -> None:
         self.message.add_header("X", "1")
 
     mta = Mta(made(on_helo=too_early))
-    assert letters(mta.send(CONNECT, HELO)) == "t"
+    assert mta.each(CONNECT, HELO, MAIL) == ["", "", "t"], "nobody waits for an on_helo that returns nothing"
     assert isinstance(mta.failures[0][1], NoMessage)
 
 
@@ -377,9 +377,12 @@ def test_progress(macros: codec.Macros, postfix: bool) -> None:
     def work(self: Any, *arguments: Any) -> None:
         sent.append((self._fastmilter.callback, self.progress()))
 
+    def asked(self: Any, *arguments: Any) -> Verdict:
+        work(self)
+        return CONTINUE
+
     names = [
         "on_negotiate",
-        "on_connect",
         "on_mail",
         "on_rcpt",
         "on_body",
@@ -387,7 +390,7 @@ def test_progress(macros: codec.Macros, postfix: bool) -> None:
         "on_message_end",
         "on_close",
     ]
-    mta = Mta(made(**dict.fromkeys(names, work)))
+    mta = Mta(made(**dict.fromkeys(names, work), on_connect=asked))
     assert mta.each(macros, CONNECT, HELO, MAIL, RCPT, BODY, EOM, QUIT) == ["", "c", "", "c", "c", "", "c", ""]
     assert mta.failures == []
     assert dict(sent) == {
@@ -409,10 +412,11 @@ def test_no_progress_where_nothing_is_answered() -> None:
     def work(self: Any, *arguments: Any) -> None:
         sent.append(self.progress())
 
-    mta = Mta(made(on_rejected_rcpt=work, on_abort=work))
+    mta = Mta(made(on_rejected_rcpt=work, on_abort=work, on_helo=work, on_data=work))
     refused = codec.Macros(b"R", ((b"{rcpt_mailer}", b"error"),))
-    assert mta.each(POSTFIX, CONNECT, MAIL, refused, RCPT, ABORT) == ["", "", "c", "", "", ""]
-    assert sent == [False, False]
+    assert mta.each(POSTFIX, CONNECT, HELO, MAIL, refused, RCPT, DATA, ABORT) == ["", "", "", "c", "", "", "", ""]
+    assert mta.names == ["on_helo", "on_rejected_rcpt", "on_data", "on_abort"]
+    assert sent == [False] * 4
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------------

@@ -7,21 +7,37 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fastmilter import ACCEPT, CONTINUE, REJECT, SKIP, Action, ConfigError, Filter, Step, codec, early_verdict, no_reply
+from fastmilter import (
+    ACCEPT,
+    CONTINUE,
+    REJECT,
+    SKIP,
+    Action,
+    ConfigError,
+    Filter,
+    Step,
+    Verdict,
+    codec,
+    early_verdict,
+    no_reply,
+)
 from fastmilter.constants import STEPS
 from fastmilter.plan import CALLBACKS, HOOKS, Plan, build_options, describe
 
 ARGUMENTS = {count: ", ".join(f"a{n}" for n in range(count)) for count in range(4)}
 
 
-def filter_with(*callbacks: str, **settings: Any) -> Any:
-    """A filter class that overrides ``callbacks``."""
+def filter_with(*callbacks: str, returns: str = "None", **settings: Any) -> Any:
+    """A filter class that overrides ``callbacks``, each with ``return <returns>``."""
     body: dict[str, Any] = dict(settings)
     for name in callbacks:
-        scope: dict[str, Any] = {}
-        exec(f"def {name}(self, {ARGUMENTS[CALLBACKS[name]]}): return None", scope)
+        scope: dict[str, Any] = {"CONTINUE": CONTINUE}
+        exec(f"def {name}(self, {ARGUMENTS[CALLBACKS[name]]}): return {returns}", scope)
         body[name] = scope[name]
     return type("Made", (Filter,), body)
+
+
+CONTENT = (Step.HEADER, Step.END_OF_HEADERS, Step.BODY)
 
 
 def plan_of(cls: Any) -> Plan:
@@ -43,9 +59,16 @@ def test_an_empty_filter_asks_for_what_connection_and_message_need() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_callback_asks_for_its_step(step: Step) -> None:
-    wish = filter_with(f"on_{step}").wish()
+    wish = filter_with(f"on_{step}", returns="CONTINUE").wish()
     assert step not in wish.never
-    assert (step in wish.no_reply) == (step in (Step.HEADER, Step.END_OF_HEADERS, Step.BODY))
+    assert (step in wish.no_reply) == (step in CONTENT)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_callback_that_returns_nothing_is_not_waited_for_where_nothing_else_needs_the_answer(step: Step) -> None:
+    wish = filter_with(f"on_{step}").wish()
+    assert step not in wish.never, "it is called all the same"
+    assert (step in wish.no_reply) == (step in (Step.CONNECT, Step.HELO, Step.DATA, *CONTENT))
 
 
 @pytest.mark.parametrize("name", ["on_header", "on_end_of_headers", "on_body"])
@@ -319,6 +342,7 @@ def test_options_that_cannot_be_used(table: dict[str, Any], text: str) -> None:
 def test_describe() -> None:
     made = filter_with(
         "on_helo",
+        "on_data",
         "on_body",
         "on_rejected_rcpt",
         requires=Action.QUARANTINE,
@@ -326,15 +350,50 @@ def test_describe() -> None:
         leading_space=True,
     )
     lines = describe(made)
-    assert "connect: asked for, the MTA does not wait for an answer (no on_connect: noted only)" in lines
-    assert "helo: asked for, the MTA waits for the answer" in lines
-    assert "mail: asked for, the MTA waits for the answer (no on_mail: noted only)" in lines
-    assert "header: not asked for" in lines
-    assert "body: asked for, the MTA does not wait for an answer" in lines
+    assert lines[: len(STEPS)] == [
+        "connect: asked for, the MTA does not wait for an answer (no on_connect: noted only)",
+        "helo: asked for, the MTA does not wait for an answer (on_helo returns none; one that it raises is kept for a "
+        "later step)",
+        "mail: asked for, the MTA waits for the answer (no on_mail: noted only)",
+        "rcpt: asked for, the MTA does not wait for an answer (no on_rcpt: noted only)",
+        "data: asked for, the MTA does not wait for an answer (on_data returns none; one that it raises is kept for a "
+        "later step)",
+        "header: not asked for",
+        "end_of_headers: not asked for",
+        "body: asked for, the MTA does not wait for an answer (the SMTP client hears none before the end of the "
+        "message)",
+        "end_of_message: asked for, the MTA waits for the answer (no on_end_of_message: noted only)",
+        "unknown: not asked for",
+    ]
     assert "required: quarantine" in lines
     assert "recipients that the MTA refuses: shown" in lines
     assert any(line.startswith("macros at rcpt: ") for line in lines)
     assert not any(line.startswith("warning") for line in lines)
+
+
+def test_describe_says_where_the_mta_waits_and_why_not() -> None:
+    lines = describe(filter_with("on_connect", "on_helo", "on_data", returns="CONTINUE"))
+    assert [line for line in lines if line.endswith("waits for the answer")] == [
+        f"{step}: asked for, the MTA waits for the answer" for step in ("connect", "helo", "data")
+    ]
+
+    class Quiet(Filter):
+        @no_reply
+        def on_connect(self, hostname: object, address: object) -> None: ...
+
+        @no_reply
+        def on_helo(self, name: object) -> Verdict:
+            return REJECT
+
+        @early_verdict
+        def on_body(self, chunk: object) -> None: ...
+
+    lines = describe(Quiet)
+    assert "body: asked for, the MTA waits for the answer" in lines
+    assert [line.partition(" (")[2] for line in lines if "(on_" in line] == [
+        "on_connect is marked @no_reply; its verdict is kept for a later step)",
+        "on_helo is marked @no_reply; its verdict is kept for a later step)",
+    ]
 
 
 def test_describe_warns() -> None:

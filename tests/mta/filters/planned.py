@@ -5,7 +5,8 @@ SMTP client with that address, ``events`` gets one line of JSON for each callbac
 
 A plan is a list of acts. Each names a step, and happens when all that it also names is so: ``message`` (its number on
 the connection, from 1), ``shown`` (part of the callback's first argument). It may hold ``edits`` (a name of a method
-of ``Message`` and its arguments), a ``verdict``, and ``fail`` (raise).
+of ``Message`` and its arguments), a ``verdict``, ``fail`` (raise) and ``wait`` (until the test writes to the pipe
+``go`` in the directory).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fastmilter import (
     SKIP,
     TEMPFAIL,
     Address,
+    Answer,
     Filter,
     Params,
     SocketAddress,
@@ -128,6 +130,8 @@ class Planned(Filter):
                 getattr(self.message, method)(*map(argument_of, arguments), **keywords)
             if planned.get("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if planned.get("wait"):
+                (self.directory / "go").read_bytes()
             if planned.get("fail"):
                 raise Failure(f"planned for {step}")
             verdict = verdict_of(planned.get("verdict")) or verdict
@@ -210,6 +214,23 @@ class Early(Default):
     @early_verdict
     def on_body(self, chunk: bytes) -> Verdict | None:
         return super().on_body(chunk)
+
+
+class Noting(Default):
+    """Returns nothing where then nobody waits: a verdict that is planned there is raised."""
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> None:
+        self.answer(super().on_connect(hostname, address))
+
+    def on_helo(self, name: str) -> None:
+        self.answer(super().on_helo(name))
+
+    def on_data(self) -> None:
+        self.answer(super().on_data())
+
+    def answer(self, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            raise Answer(verdict)
 
 
 class Silent(Default):
