@@ -134,13 +134,51 @@ def test_a_field_in_pieces_comes_when_it_is_whole() -> None:
 def test_what_was_lent_is_copied() -> None:
     memory = bytearray(SUBJECT + framed(b"LX\0\xe9\0") + SUBJECT[:5])
     one = codec.CommandDecoder()
-    one.lend(memoryview(memory), len(memory))
+    one.lend(memoryview(memory), 0, len(memory))
     fields = [one.next_field() for _ in range(3)]
     one.settle()
     memory[:] = b"\xaa" * len(memory)
     assert fields == [("Subject", " hi"), ("X", "\udce9"), None]
     one.feed(SUBJECT[5:])
     assert one.next_field() == ("Subject", " hi")
+
+
+@pytest.mark.parametrize("room", [0, 4, 5, 6, 50])
+def test_the_beginning_of_a_packet_is_put_in_front_where_there_is_room(room: int) -> None:
+    one = decoder(SUBJECT[:5])
+    rest = SUBJECT[5:] + SUBJECT
+    memory = bytearray(b"\xbb" * room + rest)
+    one.lend(memoryview(memory), room, len(rest))
+    assert one.buffered == 2 * len(SUBJECT)
+    front = b"\xbb" * (room - 5) + SUBJECT[:5] if room >= 5 else b"\xbb" * room
+    assert memory == front + rest, "no more is overwritten than is needed"
+    assert [one.next_field() for _ in range(3)] == [("Subject", " hi")] * 2 + [None]
+    one.settle()
+    assert one.buffered == 0
+
+
+def test_what_was_lent_twice_is_settled_in_between() -> None:
+    one = codec.CommandDecoder()
+    memory = bytearray(100)
+    memory[50:53] = SUBJECT[:3]
+    one.lend(memoryview(memory), 50, 3)
+    rest = SUBJECT[3:]
+    other = bytearray(b"\xbb" * 3) + rest
+    one.lend(memoryview(other), 3, len(rest))
+    memory[:] = bytes(100)
+    assert one.next_field() == ("Subject", " hi")
+
+
+@pytest.mark.parametrize(("start", "size"), [(-1, 1), (0, -1), (0, 11), (5, 6), (11, 0), (1 << 62, 1 << 62)])
+def test_what_cannot_be_lent(start: int, size: int) -> None:
+    one = codec.CommandDecoder()
+    with pytest.raises(ValueError, match="cannot take"):
+        one.lend(memoryview(bytearray(10)), start, size)
+    with pytest.raises(ValueError, match="must be writable"):
+        one.lend(memoryview(bytes(10)), 0, 5)
+    with pytest.raises(TypeError, match="expected a memoryview"):
+        one.lend(bytearray(10), 0, 5)  # type: ignore[arg-type]
+    assert one.buffered == 0
 
 
 # -- the session ------------------------------------------------------------------------------------------------------
@@ -171,14 +209,30 @@ def test_a_session_gives_fields_between_its_events() -> None:
 
 
 @pytest.mark.parametrize("offer", [V6, V2])
-def test_there_is_none_where_each_is_answered(offer: codec.Negotiate) -> None:
+@pytest.mark.parametrize("verdict", [CONTINUE, SKIP, REJECT, ACCEPT])
+def test_where_each_is_answered_each_is_answered(offer: codec.Negotiate, verdict: Verdict) -> None:
+    """An MTA waits for each, but a peer that does not must get its answers all the same."""
     session = in_headers(frozenset() if offer is V6 else SILENT, offer)
     session.out.clear()
-    session.receive(SUBJECT)
-    assert session.next_field() is None
-    assert session.next_event() == codec.Header(b"Subject", b" hi")
-    session.answer(CONTINUE)
-    assert session.out == [codec.encode(codec.Continue())]
+    session.receive(SUBJECT * 3 + codec.encode(EOH))
+    assert session.next_field() == ("Subject", " hi")
+    assert session.reply_due
+    ended = session.answer(verdict)
+    assert ended == (verdict in (REJECT, ACCEPT))
+    if ended:
+        assert session.next_field() is None, "the message is over"
+        assert session.next_event() is None
+        rest = verdict.packet if verdict is REJECT else CONTINUE.packet
+        assert session.out == [verdict.packet] + [rest] * 3
+    else:
+        assert session.out == [CONTINUE.packet], "SKIP is for the body"
+        assert session.next_field() == ("Subject", " hi")
+        session.answer(CONTINUE)
+        assert session.next_field() == ("Subject", " hi")
+        session.answer(CONTINUE)
+        assert session.next_field() is None
+        assert session.next_event() == EOH
+        assert session.out == [CONTINUE.packet] * 3
 
 
 @pytest.mark.parametrize("command", [ABORT, MAIL, HELO, EOM])
