@@ -134,7 +134,7 @@ def test_a_field_in_pieces_comes_when_it_is_whole() -> None:
 def test_what_was_lent_is_copied() -> None:
     memory = bytearray(SUBJECT + framed(b"LX\0\xe9\0") + SUBJECT[:5])
     one = codec.CommandDecoder()
-    one.lend(memoryview(memory), len(memory))
+    one.lend(memoryview(memory), 0, len(memory))
     fields = [one.next_field() for _ in range(3)]
     one.settle()
     memory[:] = b"\xaa" * len(memory)
@@ -171,12 +171,11 @@ def test_a_session_gives_fields_between_its_events() -> None:
 
 
 @pytest.mark.parametrize("offer", [V6, V2])
-def test_there_is_none_where_each_is_answered(offer: codec.Negotiate) -> None:
+def test_each_is_answered_where_that_is_due(offer: codec.Negotiate) -> None:
     session = in_headers(frozenset() if offer is V6 else SILENT, offer)
     session.out.clear()
     session.receive(SUBJECT)
-    assert session.next_field() is None
-    assert session.next_event() == codec.Header(b"Subject", b" hi")
+    assert session.next_field() == ("Subject", " hi")
     session.answer(CONTINUE)
     assert session.out == [codec.encode(codec.Continue())]
 
@@ -368,3 +367,13 @@ def test_what_a_conversation_is_going_to_call_can_be_seen() -> None:
         shown.append((conversation.callback, conversation.arguments))
         conversation.returned(conversation.invoke())
     assert shown == [("__init__", ()), ("on_header", ("X", "0")), ("on_header", ("X", "1"))]
+
+
+@pytest.mark.parametrize("start", [-1, 5])
+def test_what_cannot_be_lent(start: int) -> None:
+    decoder = codec.CommandDecoder()
+    with pytest.raises(ValueError, match="which must be writable"):
+        decoder.lend(memoryview(bytearray(4)), start, 1)
+    with pytest.raises(ValueError, match="which must be writable"):
+        decoder.lend(memoryview(bytes(4)), 0, 1)
+    assert decoder.buffered == 0
