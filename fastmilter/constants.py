@@ -268,20 +268,80 @@ SENDMAIL_MACROS: Final[dict[Step, tuple[str, ...]]] = {
 }
 """The macros that Sendmail tells before each step by default (``confMILTER_MACROS_*``)."""
 
-FIELD_NAMES: Final = tuple(
-    """
-    Return-Path Delivered-To Received Received-SPF Authentication-Results DKIM-Signature
-    ARC-Seal ARC-Message-Signature ARC-Authentication-Results
-    From Sender Reply-To To Cc Bcc Subject Date Message-ID Message-Id In-Reply-To References Comments Keywords
-    Resent-Date Resent-From Resent-To Resent-Message-ID
-    MIME-Version Mime-Version Content-Type Content-Transfer-Encoding Content-Disposition Content-Language Content-ID
-    Content-Description Content-Length
-    List-Id List-ID List-Unsubscribe List-Unsubscribe-Post List-Subscribe List-Post List-Help List-Archive List-Owner
-    User-Agent X-Mailer Thread-Topic Thread-Index Importance X-Priority Priority Precedence Auto-Submitted Feedback-ID
-    Errors-To Disposition-Notification-To Organization Accept-Language Autocrypt Archived-At
-    X-Spam-Status X-Spam-Score X-Spam-Level X-Spam-Flag X-Virus-Scanned X-Originating-IP X-Received
-    X-Google-DKIM-Signature X-Gm-Message-State X-Google-Smtp-Source
-    X-MS-Has-Attach X-MS-TNEF-Correlator X-Auto-Response-Suppress
-    """.split()
+FIELD_NAMES: Final = (
+    "Return-Path",
+    "Delivered-To",
+    "Received",
+    "Received-SPF",
+    "Authentication-Results",
+    "DKIM-Signature",
+    "ARC-Seal",
+    "ARC-Message-Signature",
+    "ARC-Authentication-Results",
+    "From",
+    "Sender",
+    "Reply-To",
+    "To",
+    "Cc",
+    "Bcc",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Message-Id",
+    "In-Reply-To",
+    "References",
+    "Comments",
+    "Keywords",
+    "Resent-Date",
+    "Resent-From",
+    "Resent-To",
+    "Resent-Message-ID",
+    "MIME-Version",
+    "Mime-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "Content-Disposition",
+    "Content-Language",
+    "Content-ID",
+    "Content-Description",
+    "Content-Length",
+    "List-Id",
+    "List-ID",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "List-Subscribe",
+    "List-Post",
+    "List-Help",
+    "List-Archive",
+    "List-Owner",
+    "User-Agent",
+    "X-Mailer",
+    "Thread-Topic",
+    "Thread-Index",
+    "Importance",
+    "X-Priority",
+    "Priority",
+    "Precedence",
+    "Auto-Submitted",
+    "Feedback-ID",
+    "Errors-To",
+    "Disposition-Notification-To",
+    "Organization",
+    "Accept-Language",
+    "Autocrypt",
+    "Archived-At",
+    "X-Spam-Status",
+    "X-Spam-Score",
+    "X-Spam-Level",
+    "X-Spam-Flag",
+    "X-Virus-Scanned",
+    "X-Originating-IP",
+    "X-Received",
+    "X-Google-DKIM-Signature",
+    "X-Gm-Message-State",
+    "X-Google-Smtp-Source",
+    "X-MS-Has-Attach",
+    "X-MS-TNEF-Correlator",
+    "X-Auto-Response-Suppress",
 )
 """Header fields that are often seen, as they are usually spelled (IANA, Permanent Message Header Field Names)."""

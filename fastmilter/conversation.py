@@ -23,6 +23,7 @@ from enum import IntEnum, auto
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+from fastmilter._call import call_method
 from fastmilter._messages import (
     Body,
     Connect,
@@ -36,7 +37,6 @@ from fastmilter._messages import (
     RcptTo,
     Unknown,
 )
-from fastmilter._call import call_method
 from fastmilter._text import to_text
 from fastmilter.addresses import address_of, params_of
 from fastmilter.constants import Action, Step
@@ -59,7 +59,7 @@ from fastmilter.negotiation import (
 )
 from fastmilter.plan import Plan
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
-from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, OutOfOrder, Session
+from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, Session
 
 _HEADER_BIT = 1 << HEADER
 _ADD_HEADERS = int(Action.ADD_HEADERS)

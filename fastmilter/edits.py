@@ -292,11 +292,10 @@ def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader]
     others: list[Edit] = []
     number = 0
     for edit in edits:
-        kind = type(edit)
-        if kind is AppendHeader or kind is InsertHeader:
+        if isinstance(edit, (AppendHeader, InsertHeader)):
             additions[number] = edit
             number += 1
-        elif kind is SetHeader:
+        elif isinstance(edit, SetHeader):
             place = edit.name.lower(), edit.index
             if shown is None or edit.index <= count(shown, edit.name):
                 changes[place] = edit
@@ -304,7 +303,7 @@ def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader]
                 additions[place] = edit
             else:
                 additions.pop(place, None)
-        elif kind is DeleteHeaders:
+        elif isinstance(edit, DeleteHeaders):
             there = 0 if shown is None else count(shown, edit.name)
             changes = {place: made for place, made in changes.items() if not _names(made, edit)}
             additions = {place: made for place, made in additions.items() if not _names(made, edit)}

@@ -59,7 +59,7 @@ cdef class Worker:
     cdef object _handle(self, Link link, double now)
     cdef object _answer_due(self)
     cdef object _answer(self, Link link)
-    cdef object _lose_by_fault(self, Link link)
+    cdef object _lose_by_fault(self, Link link, error)
     cdef bint _receive(self, Link link, double now) except -1
     cdef object _run_calls(self, Link link)
     cdef bint _flush(self, Link link) except -1

@@ -43,7 +43,7 @@ RECEIVE_BYTES: Final = 1 << 18
 large buffer for each receive would cost a factor 3."""
 
 HEADROOM: Final = MAX_DATA_BYTES + 5
-"""Room in front of it for the beginning of a packet that came before: the largest one, unless larger ones were agreed."""
+"""Room in front of it for what has come of a packet already: for the largest, unless larger ones were agreed."""
 
 ANSWERS_TOGETHER: Final = 16
 """How many connections are worked off at most before their answers leave: the first waits for the last."""
@@ -290,13 +290,13 @@ class Worker:
             elif link.session.phase is _CLOSED:
                 self._close(link)
             else:
-                # Sendmail's next packet, and Postfix's after an unanswered DATA, wait for our acknowledgement, which the
-                # kernel would delay by 40 ms. It forgets this option all the time.
+                # Sendmail's next packet, and Postfix's after an unanswered DATA, wait for our acknowledgement, which
+                # the kernel would delay by 40 ms. It forgets this option all the time.
                 link.stream.acknowledge()
         except OSError:
             self._lose(link)  # the MTA broke the connection off
-        except Exception:
-            self._lose_by_fault(link)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._lose_by_fault(link, error)
         finally:
             link.session.settle()
 
@@ -311,8 +311,8 @@ class Worker:
                 self._answer(link)
             except OSError:
                 self._lose(link)
-            except Exception:
-                self._lose_by_fault(link)
+            except Exception as error:  # noqa: BLE001 - logged there
+                self._lose_by_fault(link, error)
         self._due.clear()
 
     def _answer(self, link: Link) -> None:
@@ -389,9 +389,9 @@ class Worker:
         link.session.tail = None
         self._run_calls(link)
 
-    def _lose_by_fault(self, link: Link) -> None:
-        """Give up a connection because of an exception that nobody foresaw, which is being handled."""
-        log.exception("internal error, the connection is closed%s", _tail(link))
+    def _lose_by_fault(self, link: Link, error: Exception) -> None:
+        """Give up a connection because of an exception that nobody foresaw."""
+        log.error("internal error, the connection is closed%s", _tail(link), exc_info=error)
         self._lose(link)
 
     def _lose(self, link: Link) -> None:
