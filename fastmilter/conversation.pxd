@@ -4,13 +4,12 @@ from fastmilter._call cimport call_method
 from fastmilter._messages cimport Body, Connect, Header, MailFrom, RcptTo
 from fastmilter._text cimport to_text
 from fastmilter.addresses cimport address_of, params_of
-from fastmilter.edits cimport Composed, compose
 from fastmilter.filter cimport Binding
 from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
 
 cdef int BODY, DATA, END_OF_HEADERS, END_OF_MESSAGE, HEADER, MAIL, RCPT
-cdef int _ADD_HEADERS, _HEADER_BIT
+cdef int _HEADER_BIT
 cdef object _ACCEPT, _DISCARD, _SKIP
 cdef int _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE
 cdef bint _is_answered(int purpose) noexcept
@@ -58,8 +57,7 @@ cdef class Conversation(Binding):
     cdef object _spare(self)
     cdef bint _header(self, Header event) except -1
     cdef bint _next_field(self) except -1
-    cdef bint _plain_step(self, str name, int step) except -1
-    cdef bint _body(self, Body event) except -1
+    cdef bint _ask(self, int step, str name, tuple arguments) except -1
     cdef bint _end_of_message(self, event) except -1
     cdef bint _unknown(self, event) except -1
     cdef object _dropped(self)

@@ -39,8 +39,8 @@ from fastmilter._messages import (
 )
 from fastmilter._text import to_text
 from fastmilter.addresses import address_of, params_of
-from fastmilter.constants import Action, Step
-from fastmilter.edits import body_packets, compose, discard
+from fastmilter.constants import Step
+from fastmilter.edits import body_packets, discard
 from fastmilter.errors import FastmilterError
 from fastmilter.filter import Binding, Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
@@ -62,7 +62,6 @@ from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
 from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, Session
 
 _HEADER_BIT = 1 << HEADER
-_ADD_HEADERS = int(Action.ADD_HEADERS)
 # A look into an enumeration costs as much as a callback.
 _ACCEPT, _DISCARD, _SKIP = VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.SKIP
 
@@ -195,15 +194,15 @@ class Conversation(Binding):
         if kind is Header:
             return self._header(event)
         if kind is Body:
-            return self._body(event)
+            return self._ask(BODY, "on_body", (event.chunk,))
         if kind is RcptTo:
             return self._rcpt(event)
         if kind is MailFrom:
             return self._mail(event)
         if kind is Data:
-            return self._plain_step("on_data", DATA)
+            return self._ask(DATA, "on_data", ())
         if kind is EndOfHeaders:
-            return self._plain_step("on_end_of_headers", END_OF_HEADERS)
+            return self._ask(END_OF_HEADERS, "on_end_of_headers", ())
         if kind is EndOfMessage:
             return self._end_of_message(event)
         return self._take_for_connection(kind, event)
@@ -371,17 +370,12 @@ class Conversation(Binding):
         self._in_work()._shown.append(field[0])
         return self._begin(_STEP, "on_header", field)
 
-    def _plain_step(self, name: str, step: int) -> bool:
+    def _ask(self, step: int, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Have the callback of a step of the message called, or answer in its place."""
         if self._asks(step):
-            return self._call(_STEP, name, ())
+            return self._call(_STEP, name, arguments)
         self._spare()
         return False
-
-    def _body(self, event: Body) -> bool:
-        if not self._asks(BODY):
-            self._spare()
-            return False
-        return self._call(_STEP, "on_body", (event.chunk,))
 
     def _end_of_message(self, event: EndOfMessage) -> bool:
         if self.session.kept is not None:
@@ -596,16 +590,9 @@ class Conversation(Binding):
 
     def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> None:
         session = self.session
-        agreement = session.agreement
-        composed = compose(
-            message._edits,
-            message._shown if session.headers_shown else None,
-            self._connected().mta == "sendmail",
-            message._actions & _ADD_HEADERS != 0,
-            message._recipients,
-        )
+        composed = message._compose(self._connected().mta == "sendmail")
         if composed.body is None:
             session.finish(verdict, composed.head + composed.foot)
         else:
             foot = b"".join((*composed.foot, verdict.packet))
-            session.finish(verdict, composed.head, body_packets(composed.body, agreement.max_data, foot))
+            session.finish(verdict, composed.head, body_packets(composed.body, session.agreement.max_data, foot))
