@@ -31,6 +31,8 @@ COMPILED = (
     "session",
     "conversation",
     "server.slots",
+    "server.line_writer",
+    "server.message_log",
     "server.worker",
 )
 
