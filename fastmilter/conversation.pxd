@@ -19,6 +19,7 @@ cdef class Conversation(Binding):
     cdef readonly object plan
     cdef readonly Session session
     cdef readonly object filter
+    cdef readonly double last_read
     cdef object _host
     cdef frozenset _overridden
     cdef bint _reused
@@ -73,6 +74,6 @@ cdef class Conversation(Binding):
     cdef object _conclude_end(self, verdict)
     cdef object _conclude_rcpt(self, verdict)
     cdef object _let_go(self, verdict)
-    cdef object _ended(self, verdict)
+    cdef object _ended(self, verdict, Py_ssize_t edits=*)
     cdef object _finish(self, verdict)
-    cdef object _finish_with_edits(self, EditableMessage message, verdict)
+    cdef Py_ssize_t _finish_with_edits(self, EditableMessage message, verdict) except -1

@@ -69,9 +69,6 @@ _ACCEPT, _DISCARD, _SKIP = VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.
 class Host(Protocol):
     """What a driver does for its conversations."""
 
-    messages: int
-    """How many messages had their verdict."""
-
     def callback_failed(self, conversation: "Conversation", callback: str, error: BaseException) -> None:
         """Log a callback that raised, once, with its traceback."""
 
@@ -80,6 +77,9 @@ class Host(Protocol):
 
     def transmit(self, conversation: "Conversation") -> None:
         """Send what is in ``session.out`` now."""
+
+    def message_ended(self, conversation: "Conversation", verdict: Verdict | None, edits: int) -> None:
+        """Count a message that has its verdict, and so many edits with it, or was dropped before one (``None``)."""
 
 
 class _Purpose(IntEnum):
@@ -113,6 +113,7 @@ class Conversation(Binding):
         self.filter: Filter[SimpleNamespace] | None = None
         self.connection: Connection | None = None
         self.message: Message[SimpleNamespace] | None = None
+        self.last_read = 0.0  # for the driver, by its clock
         self._host = host
         self._overridden = plan.overridden
         self._steps = plan.steps
@@ -311,6 +312,7 @@ class Conversation(Binding):
         self._connected()
         session = self.session
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
+        self.message._began = self.last_read
         self._asked = self._steps
         if self._asks(MAIL):
             return self._call(_STEP, "on_mail", (address_of(event.sender), params_of(event.params)))
@@ -564,11 +566,10 @@ class Conversation(Binding):
             self._complain(f"the message was to be quarantined, but the verdict {verdict.kind} wins")
         discard(message._edits)
 
-    def _ended(self, verdict: Verdict | None) -> None:
+    def _ended(self, verdict: Verdict | None, edits: int = 0) -> None:
         message = self._in_work()
         message._seal()
-        if verdict is not None:
-            self._host.messages += 1
+        self._host.message_ended(self, verdict, edits)
         if verdict is None or "on_message_end" in self._overridden:  # on_abort may still look at a dropped message
             self._later(_MESSAGE_END, "on_message_end", (verdict,))
         else:
@@ -576,7 +577,7 @@ class Conversation(Binding):
 
     def _finish(self, verdict: Verdict) -> None:
         """Answer the end of the message."""
-        message = self._in_work()
+        message, edits = self._in_work(), 0
         if verdict is not CONTINUE and verdict.kind is _SKIP:
             verdict = CONTINUE
         if not message._edits:
@@ -585,10 +586,10 @@ class Conversation(Binding):
             self._let_go(verdict)
             self.session.finish(verdict)
         else:
-            self._finish_with_edits(message, verdict)
-        self._ended(verdict)
+            edits = self._finish_with_edits(message, verdict)
+        self._ended(verdict, edits)
 
-    def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> None:
+    def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> int:
         session = self.session
         composed = message._compose(self._connected().mta == "sendmail")
         if composed.body is None:
@@ -596,3 +597,4 @@ class Conversation(Binding):
         else:
             foot = b"".join((*composed.foot, verdict.packet))
             session.finish(verdict, composed.head, body_packets(composed.body, session.agreement.max_data, foot))
+        return len(composed.head) + len(composed.foot) + (composed.body is not None)

@@ -29,6 +29,7 @@ cdef class EditableMessage:
     cdef readonly list _shown
     cdef readonly list _edits
     cdef readonly bint _sealed
+    cdef readonly double _began
 
     cdef object _add(self, int action, edit)
     cdef object _add_packet(self, int action, edit)

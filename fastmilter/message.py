@@ -161,6 +161,7 @@ class EditableMessage:
         self._shown: list[str] = []
         self._edits: list[Edit] = []
         self._sealed = False
+        self._began = 0.0  # when MAIL was read, by the clock of the driver
 
     # -- what the MTA told ---------------------------------------------------------------------------------------
 
