@@ -34,6 +34,8 @@ COMPILED = (
     "session",
     "conversation",
     "server.slots",
+    "server.line_writer",
+    "server.message_log",
     "server.worker",
 )
 

@@ -4,13 +4,12 @@ from fastmilter._call cimport call_method
 from fastmilter._messages cimport Body, Connect, Header, MailFrom, RcptTo
 from fastmilter._text cimport to_text
 from fastmilter.addresses cimport address_of, params_of
-from fastmilter.edits cimport Composed, compose
 from fastmilter.filter cimport Binding
 from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
 
 cdef int BODY, DATA, END_OF_HEADERS, END_OF_MESSAGE, HEADER, MAIL, RCPT
-cdef int _ADD_HEADERS, _HEADER_BIT
+cdef int _HEADER_BIT
 cdef object _ACCEPT, _DISCARD, _SKIP
 cdef int _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE
 cdef bint _is_answered(int purpose) noexcept
@@ -20,6 +19,7 @@ cdef class Conversation(Binding):
     cdef readonly object plan
     cdef readonly Session session
     cdef readonly object filter
+    cdef readonly double last_read
     cdef object _host
     cdef frozenset _overridden
     cdef bint _reused
@@ -58,8 +58,7 @@ cdef class Conversation(Binding):
     cdef object _spare(self)
     cdef bint _header(self, Header event) except -1
     cdef bint _next_field(self) except -1
-    cdef bint _plain_step(self, str name, int step) except -1
-    cdef bint _body(self, Body event) except -1
+    cdef bint _ask(self, int step, str name, tuple arguments) except -1
     cdef bint _end_of_message(self, event) except -1
     cdef bint _unknown(self, event) except -1
     cdef object _dropped(self)
@@ -75,6 +74,6 @@ cdef class Conversation(Binding):
     cdef object _conclude_end(self, verdict)
     cdef object _conclude_rcpt(self, verdict)
     cdef object _let_go(self, verdict)
-    cdef object _ended(self, verdict)
+    cdef object _ended(self, verdict, Py_ssize_t edits=*)
     cdef object _finish(self, verdict)
-    cdef object _finish_with_edits(self, EditableMessage message, verdict)
+    cdef Py_ssize_t _finish_with_edits(self, EditableMessage message, verdict) except -1

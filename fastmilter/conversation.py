@@ -39,8 +39,8 @@ from fastmilter._messages import (
 )
 from fastmilter._text import to_text
 from fastmilter.addresses import address_of, params_of
-from fastmilter.constants import Action, Step
-from fastmilter.edits import body_packets, compose, discard
+from fastmilter.constants import Step
+from fastmilter.edits import body_packets, discard
 from fastmilter.errors import FastmilterError
 from fastmilter.filter import Binding, Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
@@ -62,16 +62,12 @@ from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
 from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, Session
 
 _HEADER_BIT = 1 << HEADER
-_ADD_HEADERS = int(Action.ADD_HEADERS)
 # A look into an enumeration costs as much as a callback.
 _ACCEPT, _DISCARD, _SKIP = VerdictKind.ACCEPT, VerdictKind.DISCARD, VerdictKind.SKIP
 
 
 class Host(Protocol):
     """What a driver does for its conversations."""
-
-    messages: int
-    """How many messages had their verdict."""
 
     def callback_failed(self, conversation: "Conversation", callback: str, error: BaseException) -> None:
         """Log a callback that raised, once, with its traceback."""
@@ -81,6 +77,9 @@ class Host(Protocol):
 
     def transmit(self, conversation: "Conversation") -> None:
         """Send what is in ``session.out`` now."""
+
+    def message_ended(self, conversation: "Conversation", verdict: Verdict | None, edits: int) -> None:
+        """Count a message that has its verdict, and so many edits with it, or was dropped before one (``None``)."""
 
 
 class _Purpose(IntEnum):
@@ -114,6 +113,7 @@ class Conversation(Binding):
         self.filter: Filter[SimpleNamespace] | None = None
         self.connection: Connection | None = None
         self.message: Message[SimpleNamespace] | None = None
+        self.last_read = 0.0  # for the driver, by its clock
         self._host = host
         self._overridden = plan.overridden
         self._steps = plan.steps
@@ -195,15 +195,15 @@ class Conversation(Binding):
         if kind is Header:
             return self._header(event)
         if kind is Body:
-            return self._body(event)
+            return self._ask(BODY, "on_body", (event.chunk,))
         if kind is RcptTo:
             return self._rcpt(event)
         if kind is MailFrom:
             return self._mail(event)
         if kind is Data:
-            return self._plain_step("on_data", DATA)
+            return self._ask(DATA, "on_data", ())
         if kind is EndOfHeaders:
-            return self._plain_step("on_end_of_headers", END_OF_HEADERS)
+            return self._ask(END_OF_HEADERS, "on_end_of_headers", ())
         if kind is EndOfMessage:
             return self._end_of_message(event)
         return self._take_for_connection(kind, event)
@@ -312,6 +312,7 @@ class Conversation(Binding):
         self._connected()
         session = self.session
         self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
+        self.message._began = self.last_read
         self._asked = self._steps
         if self._asks(MAIL):
             return self._call(_STEP, "on_mail", (address_of(event.sender), params_of(event.params)))
@@ -371,17 +372,12 @@ class Conversation(Binding):
         self._in_work()._shown.append(field[0])
         return self._begin(_STEP, "on_header", field)
 
-    def _plain_step(self, name: str, step: int) -> bool:
+    def _ask(self, step: int, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Have the callback of a step of the message called, or answer in its place."""
         if self._asks(step):
-            return self._call(_STEP, name, ())
+            return self._call(_STEP, name, arguments)
         self._spare()
         return False
-
-    def _body(self, event: Body) -> bool:
-        if not self._asks(BODY):
-            self._spare()
-            return False
-        return self._call(_STEP, "on_body", (event.chunk,))
 
     def _end_of_message(self, event: EndOfMessage) -> bool:
         if self.session.kept is not None:
@@ -570,11 +566,10 @@ class Conversation(Binding):
             self._complain(f"the message was to be quarantined, but the verdict {verdict.kind} wins")
         discard(message._edits)
 
-    def _ended(self, verdict: Verdict | None) -> None:
+    def _ended(self, verdict: Verdict | None, edits: int = 0) -> None:
         message = self._in_work()
         message._seal()
-        if verdict is not None:
-            self._host.messages += 1
+        self._host.message_ended(self, verdict, edits)
         if verdict is None or "on_message_end" in self._overridden:  # on_abort may still look at a dropped message
             self._later(_MESSAGE_END, "on_message_end", (verdict,))
         else:
@@ -582,7 +577,7 @@ class Conversation(Binding):
 
     def _finish(self, verdict: Verdict) -> None:
         """Answer the end of the message."""
-        message = self._in_work()
+        message, edits = self._in_work(), 0
         if verdict is not CONTINUE and verdict.kind is _SKIP:
             verdict = CONTINUE
         if not message._edits:
@@ -591,21 +586,15 @@ class Conversation(Binding):
             self._let_go(verdict)
             self.session.finish(verdict)
         else:
-            self._finish_with_edits(message, verdict)
-        self._ended(verdict)
+            edits = self._finish_with_edits(message, verdict)
+        self._ended(verdict, edits)
 
-    def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> None:
+    def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> int:
         session = self.session
-        agreement = session.agreement
-        composed = compose(
-            message._edits,
-            message._shown if session.headers_shown else None,
-            self._connected().mta == "sendmail",
-            message._actions & _ADD_HEADERS != 0,
-            message._recipients,
-        )
+        composed = message._compose(self._connected().mta == "sendmail")
         if composed.body is None:
             session.finish(verdict, composed.head + composed.foot)
         else:
             foot = b"".join((*composed.foot, verdict.packet))
-            session.finish(verdict, composed.head, body_packets(composed.body, agreement.max_data, foot))
+            session.finish(verdict, composed.head, body_packets(composed.body, session.agreement.max_data, foot))
+        return len(composed.head) + len(composed.foot) + (composed.body is not None)

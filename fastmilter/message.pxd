@@ -2,7 +2,7 @@
 
 from fastmilter._text cimport to_bytes, to_text
 from fastmilter.addresses cimport address_of, params_of, socket_address
-from fastmilter.edits cimport DeleteHeaders, NewBody, append_header, field_name, field_value, set_header
+from fastmilter.edits cimport Composed, DeleteHeaders, NewBody, append_header, compose, field_name, field_value, set_header
 from fastmilter.macros cimport look_up
 from fastmilter.session cimport Session
 
@@ -29,10 +29,12 @@ cdef class EditableMessage:
     cdef readonly list _shown
     cdef readonly list _edits
     cdef readonly bint _sealed
+    cdef readonly double _began
 
     cdef object _add(self, int action, edit)
     cdef object _add_packet(self, int action, edit)
     cdef object _check(self, int action)
     cpdef object _roll_back(self, Py_ssize_t mark)
+    cpdef Composed _compose(self, bint appends_in_place)
     cpdef object _seal(self)
     cpdef bint _wants_quarantine(self) except -1

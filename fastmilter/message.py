@@ -34,11 +34,13 @@ from fastmilter.codec import (
 from fastmilter.constants import Action
 from fastmilter.edits import (
     BodySource,
+    Composed,
     DeleteHeaders,
     Edit,
     NewBody,
     PacketEdit,
     append_header,
+    compose,
     discard,
     field_name,
     field_value,
@@ -159,6 +161,7 @@ class EditableMessage:
         self._shown: list[str] = []
         self._edits: list[Edit] = []
         self._sealed = False
+        self._began = 0.0  # when MAIL was read, by the clock of the driver
 
     # -- what the MTA told ---------------------------------------------------------------------------------------
 
@@ -289,6 +292,11 @@ class EditableMessage:
         """Drop the edits since ``mark``."""
         discard(self._edits[mark:])
         del self._edits[mark:]
+
+    def _compose(self, appends_in_place: bool) -> Composed:
+        """Put the edits in order for an MTA that adds a field where one of its name is, or at the end."""
+        shown = self._shown if self._agreement.headers_shown else None
+        return compose(self._edits, shown, appends_in_place, self._actions & _ADD_HEADERS != 0, self._recipients)
 
     def _seal(self) -> None:
         self._sealed = True

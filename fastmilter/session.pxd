@@ -31,7 +31,6 @@ cdef class Session:
     cdef CommandDecoder _decoder
     cdef object _pushed
     cdef int _answered
-    cdef readonly bint headers_shown
     cdef readonly bint shows_rejected
 
     cpdef object receive(self, data)

@@ -185,8 +185,6 @@ class Session:
         self._pushed: Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
         self._eof = False
         self._answered = 0  # the steps that get a reply, a bit each; 0 before the agreement
-        self.headers_shown = False
-        """Whether the header section comes."""
         self.shows_rejected = False
         """Whether recipients come that the MTA itself refuses."""
 
@@ -332,7 +330,6 @@ class Session:
         """Answer the offer with ``agreement``."""
         self.agreement = agreement
         self._answered = agreement.answered
-        self.headers_shown = agreement.headers_shown
         self.shows_rejected = agreement.rejected_recipients
         self.phase = _OPEN
         self._decoder.max_data = agreement.max_data

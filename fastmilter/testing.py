@@ -32,6 +32,7 @@ from fastmilter.errors import ConnectionLost
 from fastmilter.filter import Filter
 from fastmilter.mta import Mta, Text
 from fastmilter.plan import build_options
+from fastmilter.replies import Verdict
 
 __all__ = ["Outcome", "run"]
 
@@ -133,7 +134,6 @@ class _Server:
 
     def __init__(self, filter_class: type[Filter[Any]], call: Callable[..., Any], *, raise_errors: bool) -> None:
         """Wait for the client."""
-        self.messages = 0
         self.complaints: list[str] = []
         self._name = filter_class.__name__
         self._call = call
@@ -225,3 +225,6 @@ class _Server:
     def transmit(self, conversation: Conversation) -> None:
         """Send what is written so far."""
         self._take_output()
+
+    def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
+        """Do nothing: the client has the outcome."""

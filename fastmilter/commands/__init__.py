@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from fastmilter._version import __version__
+from fastmilter.commands.log_handler import PatientHandler
 from fastmilter.errors import ConfigError
 
 EXIT_OK: Final = 0
@@ -88,7 +89,7 @@ def open_standard_descriptors() -> None:
 
 def set_up_logging(level: str) -> None:
     """Write log records of ``level`` and above to standard error; only commands do that, the library never."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = PatientHandler(sys.stderr)
     handler.setFormatter(LogFormat())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

@@ -71,7 +71,7 @@ cdef extern from *:
     #endif
     }
     """
-    enum: MSG_NOSIGNAL
+    enum: MSG_DONTWAIT, MSG_NOSIGNAL
     int accept_quietly(int listener)
     void acknowledge_now(int fd)
     ssize_t recv(int fd, void *buffer, size_t size, int flags)
@@ -166,6 +166,14 @@ cpdef object accept(int listener, bint is_tcp):
     stream.fd = fd
     stream.is_tcp = is_tcp
     return stream
+
+
+cpdef Py_ssize_t send_now(int fd, bytes data) except -1:
+    """Send once on a socket of others too, whose mode must stay: how many bytes left; ``OSError`` if none did."""
+    cdef Py_ssize_t count = send(fd, PyBytes_AS_STRING(data), <size_t> PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL)
+    if count < 0:
+        raise failed()
+    return count
 
 
 cdef class Poller:

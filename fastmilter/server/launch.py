@@ -102,11 +102,11 @@ def _switches(settings: Mapping[str, object]) -> list[str]:
         option = by_name[name]
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:
-            option.parse(value)
+            read = option.parse(value)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
         if option.flag:
-            switches.append(option.switch)
+            switches += [option.switch] if read else []
         elif option.repeat:
             texts = [value] if isinstance(value, str) else value
             assert isinstance(texts, Sequence)

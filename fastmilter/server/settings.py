@@ -134,8 +134,20 @@ def _parse_path(value: object) -> str:
     raise ConfigError("write the path of a file")
 
 
-def _parse_flag(value: object) -> bool:
-    return bool(value)
+_YES: Final = ("yes", "true", "on", "1")
+_NO: Final = ("no", "false", "off", "0")
+
+
+def parse_flag(value: object) -> bool:
+    """Read yes or no.
+
+    >>> parse_flag("off"), parse_flag(True)
+    (False, True)
+    """
+    word = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if word not in _YES + _NO:
+        raise ConfigError(f"{value!r} will not do: write yes or no, true or false, on or off, 1 or 0")
+    return word in _YES
 
 
 def _split_words(text: str) -> list[str]:
@@ -190,8 +202,8 @@ OPTIONS: Final = (
     Option("config", _parse_path, None, "FILE", "read options from this TOML file", in_file=False),
     Option(
         "check_config",
-        _parse_flag,
-        None,
+        parse_flag,
+        "no",
         "",
         "check the options, import the filter, print what it would negotiate, and leave",
         in_file=False,
@@ -199,6 +211,14 @@ OPTIONS: Final = (
         flag=True,
     ),
     Option("log_level", _parse_log_level, "info", "LEVEL", "write debug, info, warning or error messages and above"),
+    Option(
+        "log_messages",
+        parse_flag,
+        "no",
+        "",
+        "write a line for each message that has its verdict, or is dropped before one, whatever the log level",
+        flag=True,
+    ),
     Option("ready_timeout", parse_duration, "60", "SECONDS", "longest time a worker may take to load the filter"),
     Option("negotiation_timeout", parse_duration, "30", "SECONDS", "longest silence of an MTA before its first packet"),
     Option("packet_timeout", parse_duration, "300", "SECONDS", "longest silence in the middle of a packet"),
@@ -241,6 +261,7 @@ class Settings:
     config: str | None
     check_config: bool
     log_level: str
+    log_messages: bool
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float
@@ -279,7 +300,6 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
             values[option.name] = option.parse(option.default) if option.default is not None else None
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
-    values["check_config"] = bool(values["check_config"])
     return Settings(
         **values,
         filter_options={**filter_options, **_filter_options_from(environment)},
@@ -381,7 +401,8 @@ def render_options() -> str:
         "The command line counts before the environment, the environment before the file (`--config`), the file before",
         "the default. Times are seconds, or a number with `s`, `min`, `h` or `d`. In the file, `-` may stand for `_`,",
         "lists are TOML lists, and unknown keys are errors. In the environment, several addresses are separated by",
-        "spaces or commas.",
+        "spaces or commas. An option without a value is `true` or `false` in the file, and in the environment `yes` or",
+        "`no`, `true` or `false`, `on` or `off`, `1` or `0`.",
         "",
         "| option | environment | key in the file | default | meaning |",
         "| --- | --- | --- | --- | --- |",

@@ -29,9 +29,10 @@ class _Word(IntEnum):
     MESSAGES = 5
     HEARTBEAT = 6  # a double, all others are unsigned integers
     POLLING = 7
+    NUMBER = 8
 
 
-_PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING = _Word
+_PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING, _NUMBER = _Word
 
 
 class Slots:
@@ -77,8 +78,9 @@ class Slots:
 
     # The worker's, in its own slot.
 
-    def claim(self, slot: int, *, pid: int, generation: int) -> None:
+    def claim(self, slot: int, *, pid: int, generation: int, number: int = 0) -> None:
         """Say who lives here; from now on the slot is one of ``active()``."""
+        self._words[self._at(slot, _NUMBER)] = number
         self._words[self._at(slot, _GENERATION)] = generation
         self._words[self._at(slot, _PID)] = pid
         if self._words[0] <= slot:  # only without a master, as in a test
@@ -117,6 +119,10 @@ class Slots:
     def generation(self, slot: int) -> int:
         """Return the generation of the worker, from 1; each reload starts a new one."""
         return self._words[self._at(slot, _GENERATION)]
+
+    def number(self, slot: int) -> int:
+        """Return the number of the worker, from 1, which its title shows too; a reload gives the new one the same."""
+        return self._words[self._at(slot, _NUMBER)]
 
     def listening(self, slot: int) -> bool:
         """Tell whether the worker takes new connections."""

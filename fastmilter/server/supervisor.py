@@ -353,7 +353,7 @@ class Supervisor:
             masters_end.close()
             self._forget_master(setup)
             titles.worker_title(spawn.number, setup.settings.target.name)
-            self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation)
+            self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
             worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)

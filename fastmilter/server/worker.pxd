@@ -4,6 +4,7 @@ cimport cython
 
 from fastmilter.conversation cimport Conversation
 from fastmilter.server._sockets cimport Poller, Stream, accept
+from fastmilter.server.message_log cimport MessageLog
 from fastmilter.server.slots cimport Slots
 
 
@@ -14,14 +15,14 @@ cdef Py_ssize_t _HEADROOM
 cdef class Link(Conversation):
     cdef readonly Stream stream
     cdef readonly int fd
-    cdef readonly double last_read
     cdef readonly bytes unsent
     cdef readonly Py_ssize_t sent
 
 
 cdef class Worker:
     cdef readonly object plan
-    cdef public Py_ssize_t messages
+    cdef readonly Py_ssize_t messages
+    cdef MessageLog _message_log
     cdef object _filter_class
     cdef object _settings
     cdef dict _listeners
@@ -67,3 +68,4 @@ cdef class Worker:
     cdef object _end(self, Link link)
     cdef object _lose(self, Link link)
     cdef object _close(self, Link link)
+    cpdef object message_ended(self, Conversation conversation, verdict, Py_ssize_t edits)

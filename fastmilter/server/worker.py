@@ -28,8 +28,10 @@ from fastmilter.conversation import Conversation, Host
 from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options, check_servable
+from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._sockets import Stream, accept
+from fastmilter.server.message_log import open_message_log
 from fastmilter.server.poller import best_poller
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -113,6 +115,7 @@ class Worker:
         self._slot = slot
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
+        self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
         self._listening = False
@@ -182,6 +185,8 @@ class Worker:
         self._answer_due()
         if now >= self._next_tick:
             self._tick(now)
+        if self._message_log is not None:
+            self._message_log.flush()
 
     def _tick(self, now: float) -> None:
         self._next_tick = now + TICK_S
@@ -478,6 +483,8 @@ class Worker:
         for link in list(self._links.values()):
             self._lose(link)
         self._slots.set_messages(self._slot, self.messages)
+        if self._message_log is not None:
+            self._message_log.close()
         for listener in self._listeners.values():
             listener.close()
 
@@ -500,6 +507,13 @@ class Worker:
             if unsent is not None and self._send(conversation, unsent, conversation.sent):
                 self._poller.await_room(conversation.fd, False)
             self._flush(conversation)
+
+    def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
+        """Count a message, and note it in the log that was asked for."""
+        if verdict is not None:
+            self.messages += 1
+        if self._message_log is not None:
+            self._message_log.add(conversation, verdict, edits)
 
 
 def _has_something_to_accept(listeners: Iterable[int]) -> bool:

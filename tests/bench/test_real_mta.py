@@ -42,7 +42,7 @@ def test_all_contestants_do_their_work(mta: str, addresses: dict[str, str]) -> N
             (begins,) = delivery.values("X-Bench-1")
             assert begins.replace(b"<", b"").replace(b">", b"").endswith(b" from jiri@orchard.example for 1")
             assert delivery.values("X-Bench-2") == [f"{FIELDS} fields, 4096 bytes, client {lane.source}".encode()]
-            assert delivery.values("Subject") == [b"[bench] Apples"]
+            assert delivery.values("Subject") == [b"[bench] Minutes of the harbour meeting"]
         times = real_mta.rounds_of(lanes[:2], sink, 2)
     assert [len(seconds) for seconds in times.values()] == [2, 2]
 
@@ -53,11 +53,11 @@ SEEN = f"X-Bench-2: {FIELDS} fields, 4096 bytes, client 127.0.0.3\r\n"
 @pytest.mark.parametrize(
     ("head", "bears"),
     [
-        (f"Subject: [bench] Apples\r\nX-Bench-1: a\r\n{SEEN}", True),
+        (f"Subject: [bench] Minutes of the harbour meeting\r\nX-Bench-1: a\r\n{SEEN}", True),
         (f"Subject: Apples\r\nX-Bench-1: a\r\n{SEEN}", False),
-        (f"Subject: [bench] Apples\r\n{SEEN}", False),
-        (f"Subject: [bench] Apples\r\nX-Bench-1: a\r\n{SEEN}{SEEN}", False),
-        ("Subject: [bench] Apples\r\nX-Bench-1: a\r\n", False),
+        (f"Subject: [bench] Minutes of the harbour meeting\r\n{SEEN}", False),
+        (f"Subject: [bench] Minutes of the harbour meeting\r\nX-Bench-1: a\r\n{SEEN}{SEEN}", False),
+        ("Subject: [bench] Minutes of the harbour meeting\r\nX-Bench-1: a\r\n", False),
         ("Subject: Apples\r\n", False),
     ],
 )

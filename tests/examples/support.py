@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastmilter import Filter, codec
+from fastmilter import Filter, Verdict, codec
 from fastmilter.constants import ALL_ACTIONS
 from fastmilter.conversation import Conversation
 from fastmilter.plan import build_options
@@ -28,7 +28,6 @@ STOP_S = 30.0
 class Host:
     """What a worker does for its conversations; here nothing may go wrong unnoticed."""
 
-    messages: int = 0
     complaints: list[str] = field(default_factory=list)
 
     def callback_failed(self, conversation: Conversation, callback: str, error: BaseException) -> None:
@@ -39,6 +38,9 @@ class Host:
 
     def transmit(self, conversation: Conversation) -> None:
         """Nothing is in the way of what is written."""
+
+    def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
+        """The responses say it all."""
 
 
 def load(name: str, **options: Any) -> type[Filter[Any]]:

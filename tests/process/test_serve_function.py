@@ -116,6 +116,15 @@ def test_the_status_of_a_server_that_cannot_start_is_returned(program: Program) 
     assert "status 70" in program.log()
 
 
+@pytest.mark.parametrize(("value", "lines"), [("True", 1), ("'on'", 1), ("'off'", 0), ("False", 0)])
+def test_a_flag_is_an_argument_too(program: Program, value: str, lines: int) -> None:
+    program.begin(PROGRAM.replace("drain_stop", f"log_messages={value}, drain_stop"))
+    with program.client() as client:
+        whole_message(client)
+    assert program.stop() == 0
+    assert program.log().count(" fastmilter.message: ") == lines
+
+
 def test_a_class_of_an_imported_module_is_found_wherever_the_program_stands(program: Program) -> None:
     library = program.directory / "lib"
     (library / "gateway").mkdir(parents=True)

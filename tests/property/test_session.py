@@ -245,6 +245,7 @@ def test_every_message_ends_once(filter_class: type[Filter], commands: list[code
     ends = [arguments[0] for name, *arguments in mta.calls if name == "on_message_end"]
     assert ends.count(None) == mta.names.count("on_abort")
     assert len(ends) - ends.count(None) == mta.messages
+    assert len(ends) == len(mta.edits)
     if "on_mail" in filter_class._fastmilter_plan.overridden:
         assert len(ends) == mta.names.count("on_mail")
     for name in ("on_connect", "on_helo", "on_mail", "on_close"):

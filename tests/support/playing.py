@@ -8,6 +8,7 @@ from fastmilter.constants import STEPS
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter, early_verdict, no_reply
 from fastmilter.plan import CALLBACKS
+from fastmilter.replies import Verdict
 
 V6: Final = codec.Negotiate(6, 0x1FF, 0x1FFFFF)
 """What Postfix and Sendmail offer today."""
@@ -85,6 +86,7 @@ class Mta:
     def __init__(self, filter_class: type[Filter[Any]], offer: codec.Negotiate | None = V6) -> None:
         """Open a connection, and negotiate unless ``offer`` is ``None``."""
         self.messages = 0
+        self.edits: list[int] = []  # of each message that ended
         self.complaints: list[str] = []
         self.failures: list[tuple[str, BaseException]] = []
         self.calls: list[tuple[Any, ...]] = []
@@ -170,3 +172,8 @@ class Mta:
     def transmit(self, conversation: Conversation) -> None:
         """Take what is to be sent at once."""
         self.transmitted += self._take_output()
+
+    def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
+        """Count a message."""
+        self.messages += verdict is not None
+        self.edits.append(edits)

@@ -38,7 +38,7 @@ def test_defaults() -> None:
     assert settings.drain_stop == (20.0, 40.0, 60.0)
     assert settings.drain_reload == (600.0, 900.0, 1200.0)
     assert settings.filter_options == {}
-    assert not settings.check_config
+    assert settings.check_config is settings.log_messages is False
     assert settings.config is None
 
 
@@ -81,6 +81,26 @@ def test_addresses_come_from_everywhere(file: Path) -> None:
     assert load_settings({**TARGET, "config": str(file)}, {}).listen == expected[:1]
 
 
+@pytest.mark.parametrize(
+    ("on", "off"), [("yes", "no"), ("true", "false"), ("on", "off"), ("1", "0"), ("YES", "No"), (" True ", "OFF")]
+)
+def test_flags_come_from_everywhere(file: Path, on: str, off: str) -> None:
+    def in_file(text: str) -> dict[str, object]:
+        file.write_text(f"log_messages = {text}\n")
+        return {**TARGET, "config": str(file)}
+
+    assert load_settings(TARGET, {"FASTMILTER_LOG_MESSAGES": on}).log_messages is True
+    assert load_settings(TARGET, {"FASTMILTER_LOG_MESSAGES": off}).log_messages is False
+    assert load_settings(in_file(f"'{on}'"), {}).log_messages is True
+    assert load_settings(in_file(f"'{off}'"), {}).log_messages is False
+    assert load_settings(in_file("true"), {}).log_messages is True
+    assert load_settings(in_file("false"), {}).log_messages is False
+    assert load_settings(in_file("1"), {}).log_messages is True
+    assert load_settings(in_file("true"), {"FASTMILTER_LOG_MESSAGES": off}).log_messages is False
+    assert load_settings({**TARGET, "log_messages": True}, {"FASTMILTER_LOG_MESSAGES": off}).log_messages is True
+    assert load_settings({**TARGET, "log_messages": None}, {}).log_messages is False
+
+
 def test_every_key_may_have_dashes_in_the_file(file: Path) -> None:
     file.write_text('idle-timeout = "2h"\ndrain-stop = [1, "2s", 3.5]\n')
     settings = load_settings({**TARGET, "config": str(file)}, {})
@@ -116,6 +136,10 @@ def test_the_filter_has_its_own_table(file: Path) -> None:
         ("listen = 8894\n", "write an address, or a list of addresses"),
         ("listen = ['inet:1@127.0.0.1', 'inet:127.0.0.1:1']\n", "'inet:1@127.0.0.1' is there twice"),
         ("idle_timeout = false\n", "is not a time"),
+        ("log_messages = 'perhaps'\n", r"log_messages in .*: 'perhaps' will not do: write yes or no, true or false"),
+        ("log_messages = 2\n", "2 will not do: write yes or no"),
+        ("log_messages = 1.0\n", "1.0 will not do: write yes or no"),
+        ("log_messages = []\n", "write yes or no"),
         ("log_level = 'loud'\n", "write debug, info, warning or error"),
         ("workers = \n", r"fm\.toml is not valid TOML: .*line 1"),
     ],
@@ -167,6 +191,8 @@ def test_errors_in_the_environment_name_the_variable() -> None:
     with pytest.raises(ConfigError, match="FASTMILTER_WORKERS: 'x' will not do") as caught:
         load_settings(TARGET, {"FASTMILTER_WORKERS": "x"})
     assert not isinstance(caught.value, UsageError)
+    with pytest.raises(ConfigError, match="FASTMILTER_LOG_MESSAGES: 'ja' will not do: write yes or no, true or false"):
+        load_settings(TARGET, {"FASTMILTER_LOG_MESSAGES": "ja"})
     for text, error in (("{", "not valid JSON"), ("[1]", "write a JSON object")):
         with pytest.raises(ConfigError, match=f"FASTMILTER_FILTER: {error}"):
             load_settings(TARGET, {"FASTMILTER_FILTER": text})

@@ -19,7 +19,7 @@ def test_fresh_slots_hold_nothing() -> None:
 
 def test_every_number_has_a_place_of_its_own() -> None:
     slots = Slots(3)
-    slots.claim(1, pid=11, generation=12)
+    slots.claim(1, pid=11, generation=12, number=17)
     slots.set_listening(1, True)
     slots.set_connections(1, 13)
     slots.set_accepted(1, 2**63)
@@ -27,6 +27,7 @@ def test_every_number_has_a_place_of_its_own() -> None:
     slots.beat(1, 16.5)
     assert (slots.pid(1), slots.generation(1), slots.listening(1), slots.connections(1)) == (11, 12, True, 13)
     assert (slots.accepted(1), slots.messages(1), slots.heartbeat(1)) == (2**63, 15, 16.5)
+    assert slots.number(1) == 17
     for neighbour in (0, 2):
         assert slots.pid(neighbour) == slots.connections(neighbour) == slots.messages(neighbour) == 0
         assert slots.heartbeat(neighbour) == 0.0
