@@ -541,6 +541,8 @@ class Session:
             self.out.append(_CONTINUE_PACKET if goes_on else verdict.packet)
         self.tail = tail
         self._end(verdict)
+        # What they describe is over; the message keeps its own list. Thousands of idle connections hold the rest.
+        self.stages = cleared(self.stages, _RCPT_STAGE)
         self.over = None  # the MTA has nothing more to say of it: what comes without a new MAIL is out of order
 
     def progress(self, mta_is_postfix: bool) -> bool:
