@@ -1,4 +1,4 @@
-"""The part of the README that quotes the benchmark, made from ``results.json``: ``python -m bench.readme [--write]``."""
+"""The part of the README that quotes the benchmark, made from its results: ``python -m bench.readme [--write]``."""
 
 from __future__ import annotations
 
