@@ -60,7 +60,7 @@ cdef PyObject *KNOWN[512]
 
 
 cdef inline size_t place_of(const uint8_t *at, Py_ssize_t size) noexcept:
-    return (<size_t> size * 37 + at[0] * 5 + at[size - 1] * 23 + at[size >> 1] * 59) & 511
+    return (<size_t> size * 27 + at[0] * 99 + at[size - 1] * 75 + at[size >> 1] * 127) & 511
 
 
 cdef str name_of(const uint8_t *at, Py_ssize_t size):
@@ -91,9 +91,13 @@ fill()
 
 cpdef str path_text(bytes raw):
     """The text of a path as the MTA sent it, without angle brackets and source route."""
-    cdef const uint8_t *at = <const uint8_t *> PyBytes_AS_STRING(raw)
+    cdef const uint8_t *at
     cdef const uint8_t *colon
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
+    cdef Py_ssize_t size
+    if raw is None:
+        raise TypeError("expected bytes, got None")
+    at = <const uint8_t *> PyBytes_AS_STRING(raw)
+    size = PyBytes_GET_SIZE(raw)
     if size > 1 and at[0] == c"<" and at[size - 1] == c">":
         at += 1
         size -= 2
@@ -108,6 +112,8 @@ cpdef str path_text(bytes raw):
 
 cpdef object subtype_of_str(type kind, str text):
     """``str.__new__(kind, text)`` for a subclass of ``str``."""
+    if not issubclass(kind, str):
+        raise TypeError(f"{kind!r} is no subclass of str")
     return (<PyTypeObject *> str).tp_new(kind, (text,), NULL)
 
 
@@ -125,9 +131,12 @@ cpdef bytes to_bytes(object text):
 
 cpdef bint is_field_name(bytes name) except -1:
     """Whether a header field may have this name: printable ASCII without colon and space (RFC 5322 section 3.6.8)."""
-    cdef const uint8_t *at = <const uint8_t *> PyBytes_AS_STRING(name)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
-    cdef Py_ssize_t place
+    cdef const uint8_t *at
+    cdef Py_ssize_t size, place
+    if name is None:
+        raise TypeError("expected bytes, got None")
+    at = <const uint8_t *> PyBytes_AS_STRING(name)
+    size = PyBytes_GET_SIZE(name)
     for place in range(size):
         if not 0x21 <= at[place] <= 0x7E or at[place] == c":":
             return False
@@ -136,8 +145,12 @@ cpdef bint is_field_name(bytes name) except -1:
 
 cpdef bint is_one_line(bytes value) except -1:
     """Whether there is neither NUL nor CR nor LF."""
-    cdef const char *at = PyBytes_AS_STRING(value)
-    cdef size_t size = <size_t> PyBytes_GET_SIZE(value)
+    cdef const char *at
+    cdef size_t size
+    if value is None:
+        raise TypeError("expected bytes, got None")
+    at = PyBytes_AS_STRING(value)
+    size = <size_t> PyBytes_GET_SIZE(value)
     return memchr(at, 0, size) is NULL and memchr(at, c"\n", size) is NULL and memchr(at, c"\r", size) is NULL
 
 
@@ -150,10 +163,13 @@ cpdef bint is_same_name(bytes one, str other) except -1:
 
     ``one`` is a valid name, ``other`` is as the MTA sent it.
     """
-    cdef const uint8_t *left = <const uint8_t *> PyBytes_AS_STRING(one)
+    cdef const uint8_t *left
     cdef const uint8_t *right
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(one)
-    cdef Py_ssize_t place
+    cdef Py_ssize_t size, place
+    if one is None or other is None:
+        raise TypeError("expected bytes and str, got None")
+    left = <const uint8_t *> PyBytes_AS_STRING(one)
+    size = PyBytes_GET_SIZE(one)
     if size != PyUnicode_GET_LENGTH(other) or not PyUnicode_IS_COMPACT_ASCII(other):
         return False
     right = <const uint8_t *> PyUnicode_DATA(other)

@@ -39,6 +39,8 @@ cpdef bytes field_name(object name)
 cpdef bytes field_value(bytes name, object value)
 cpdef Py_ssize_t count(list names, bytes name)
 cdef bytes _change(SetHeader edit)
+cdef dict _counted(list shown)
+cdef Py_ssize_t _number_of(bytes name, list shown, dict counted) except -1
 cdef bint _names(object made, DeleteHeaders edit) except -1
 cdef tuple _settle(list edits, list shown)
 cpdef Composed compose(list edits, list shown, bint appends_in_place, bint may_add=*, object recipients=*)

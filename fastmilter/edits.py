@@ -291,20 +291,22 @@ def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader]
     additions: dict[int | _Place, Any] = {}  # by a number, and changes that became additions by their place
     others: list[Edit] = []
     number = 0
+    # One look through the fields is cheaper for a few edits; the mail decides how many fields there are.
+    counted = _counted(shown) if shown is not None and len(edits) > _FEW else None
     for edit in edits:
         if isinstance(edit, (AppendHeader, InsertHeader)):
             additions[number] = edit
             number += 1
         elif isinstance(edit, SetHeader):
             place = edit.name.lower(), edit.index
-            if shown is None or edit.index <= count(shown, edit.name):
+            if shown is None or edit.index <= _number_of(place[0], shown, counted):
                 changes[place] = edit
             elif edit.value is not None:
                 additions[place] = edit
             else:
                 additions.pop(place, None)
         elif isinstance(edit, DeleteHeaders):
-            there = 0 if shown is None else count(shown, edit.name)
+            there = 0 if shown is None else _number_of(edit.name, shown, counted)
             changes = {place: made for place, made in changes.items() if not _names(made, edit)}
             additions = {place: made for place, made in additions.items() if not _names(made, edit)}
             for index in range(1, there + 1):
@@ -312,6 +314,22 @@ def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader]
         else:
             others.append(edit)
     return list(changes.values()), list(additions.values()), others
+
+
+_FEW: Final = 8
+
+
+def _counted(shown: list[str]) -> dict[str, int]:
+    """Return how many fields there are of each name, in lower case."""
+    counted: dict[str, int] = {}
+    for name in shown:
+        key = name.lower()
+        counted[key] = counted.get(key, 0) + 1
+    return counted
+
+
+def _number_of(name: bytes, shown: list[str], counted: dict[str, int] | None) -> int:
+    return count(shown, name) if counted is None else counted.get(to_text(name).lower(), 0)
 
 
 def _names(made: Any, edit: DeleteHeaders) -> bool:

@@ -106,6 +106,9 @@ cdef inline bint is_not_now() noexcept:
 cdef class Stream:
     """One accepted connection; made by ``accept``. Errors of the kernel are ``OSError``, and nothing waits."""
 
+    def __cinit__(self):
+        self.fd = -1
+
     def fileno(self):
         """The descriptor; -1 after ``close``."""
         return self.fd
@@ -217,6 +220,7 @@ cdef class Epoll(Poller):
     """
 
     def __cinit__(self):
+        self.fd = -1
         self.events = malloc(MOST_EVENTS * sizeof(epoll_event))
         if self.events is NULL:
             raise MemoryError

@@ -50,6 +50,9 @@ HEADROOM: Final = MAX_DATA_BYTES + 5
 ANSWERS_TOGETHER: Final = 16
 """How many connections are worked off at most before their answers leave: the first waits for the last."""
 
+ANSWERS_WAIT_S: Final = 0.001
+"""How long answers wait for those of other connections, beyond the callback in work."""
+
 SEND_BYTES: Final = 1 << 18
 """How much of a replaced body is put together for one send."""
 
@@ -173,7 +176,8 @@ class Worker:
             link = self._links.get(fd)
             if link is not None:
                 self._handle(link, now)
-                if len(self._due) >= ANSWERS_TOGETHER:
+                waiting = len(self._due)
+                if waiting and (waiting >= ANSWERS_TOGETHER or time.monotonic() - now > ANSWERS_WAIT_S):
                     self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from fastmilter.client import Client
-from tests.process.harness import Server, begin
+from tests.process.harness import Server, begin, wait_until
 
 CONNECTIONS = 400
 WORKERS = 4
@@ -17,6 +17,7 @@ import fastmilter
 
 class Hanging(fastmilter.Filter):
     def on_mail(self, sender, params):
+        open("hangs", "w").close()
         with open(sender.local_part):  # a named pipe that nobody writes to yet
             pass
 """
@@ -45,6 +46,7 @@ def test_nobody_waits_for_a_worker_that_hangs(server: Server) -> None:
     hanging = threading.Thread(target=_hang, args=(first[0],))
     hanging.start()
     try:
+        wait_until((server.directory / "hangs").exists, "a worker hangs")
         # It has its share and waits for connections as far as the others know, so that they would leave them to it.
         later = [server.client().open() for _ in range(CONNECTIONS // 2)]
         assert hanging.is_alive()
