@@ -1,6 +1,6 @@
 """Text and bytes, and what makes a header field valid: the loops over single bytes that every mail runs through.
 
-Public in ``addresses`` (``to_text``, ``to_bytes``); the rest is for ``edits`` and ``_codec``.
+For the modules of this package alone. Nothing here knows a packet, or decides what follows from a bad value.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -46,6 +46,7 @@ cpdef str to_text(bytes data):
 
 
 cdef str text_of(const uint8_t *at, Py_ssize_t size):
+    """``to_text`` of bytes that are no object."""
     cdef str text
     if size == 0 or not is_ascii(at, size):
         return PyUnicode_DecodeUTF8(<const char *> at, size, "surrogateescape")

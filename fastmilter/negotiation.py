@@ -101,10 +101,8 @@ class Agreement:
     version: int
     actions: int
     protocol: int
-    replies: tuple[bool, ...]
-    """Whether each step gets a reply, by ``STEP_NUMBERS``."""
     answered: int
-    """The same, bit n for step n."""
+    """The steps that get a reply, bit n for ``STEP_NUMBERS`` n."""
     skip: bool
     rejected_recipients: bool
     leading_space: bool
@@ -112,6 +110,11 @@ class Agreement:
     max_data: int
     packet: bytes
     """The answer to the offer as it goes on the wire."""
+
+    @property
+    def replies(self) -> tuple[bool, ...]:
+        """Whether each step gets a reply, by ``STEP_NUMBERS``."""
+        return tuple(bool(self.answered >> number & 1) for number in range(len(STEPS)))
 
     def can(self, action: Action) -> bool:
         """Whether the MTA granted ``action``."""
@@ -185,7 +188,6 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
         version=version,
         actions=actions,
         protocol=int(protocol),
-        replies=tuple(replies),
         answered=sum(1 << step for step, replied in enumerate(replies) if replied),
         skip=bool(protocol & ProtocolFlag.SKIP),
         rejected_recipients=bool(protocol & ProtocolFlag.REJECTED_RCPT),

@@ -57,8 +57,8 @@ ENVELOPE_STEPS: Final = frozenset({Step.CONNECT, Step.HELO, Step.MAIL, Step.RCPT
 UNANSWERED_WHEN_MUTE: Final = frozenset({Step.CONNECT, Step.HELO, Step.DATA})
 """Asked for without a reply where the callback cannot return a verdict: the round trip would be for nothing.
 
-Not MAIL, where a drain needs the answer, and not RCPT, where a single recipient may be refused by a later version of
-the class."""
+Not MAIL, where a drain needs the answer, and not RCPT, where a refusal that is raised could not be told for the one
+recipient it means."""
 
 KEPT_WHEN_PLAIN: Final = frozenset({Step.CONNECT, Step.HELO, Step.RCPT})
 """Asked for without a reply where not overridden, so that ``connection`` and ``message`` are complete."""

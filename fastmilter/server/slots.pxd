@@ -23,7 +23,6 @@ cdef class Slots:
     cpdef bint listening(self, Py_ssize_t slot) except -1
     cpdef bint polling(self, Py_ssize_t slot) except -1
     cpdef uint64_t connections(self, Py_ssize_t slot) except? 0
-    cpdef bint anyone_else_polls(self, Py_ssize_t slot) except -1
     @cython.locals(slot=Py_ssize_t, connections=uint64_t, workers=uint64_t)
     cpdef double mean_connections(self) except -1
     @cython.locals(slot=Py_ssize_t, least=Py_ssize_t, fewest=uint64_t)

@@ -132,13 +132,6 @@ class Slots:
         """Tell whether the worker waits for new connections now."""
         return bool(self._words[self._at(slot, _POLLING)])
 
-    def anyone_else_polls(self, slot: int) -> bool:
-        """Tell whether a worker other than the one in ``slot`` waits for new connections now."""
-        for other in range(self._words[0]):  # noqa: SIM110 - compiled, a loop makes no generator
-            if other != slot and self.pid(other) and self.polling(other):
-                return True
-        return False
-
     def connections(self, slot: int) -> int:
         """Return the number of connections that the worker has open."""
         return self._words[self._at(slot, _CONNECTIONS)]

@@ -312,8 +312,7 @@ class Worker:
     def _answer_due(self) -> None:
         """Send the answers of several connections together.
 
-        A send wakes its reader. Where that is one process for many connections, it is woken once and not between any
-        two of them: a third of the kernel's time.
+        A send wakes its reader. Where that is one process for many connections, it is woken once, not once for each.
         """
         for link in self._due:
             try:

@@ -99,10 +99,8 @@ def test_polling_is_apart_from_listening() -> None:
     slots.set_polling(1, True)
     assert slots.polling(1)
     assert not slots.polling(0)
-    assert slots.anyone_else_polls(0)
-    assert not slots.anyone_else_polls(1), "nobody but itself"
     slots.clear(1)
-    assert not slots.anyone_else_polls(0), "the dead do not poll"
+    assert not slots.polling(1), "the dead do not poll"
 
 
 def test_the_bell_wakes_everybody_once_for_each_ring() -> None:
