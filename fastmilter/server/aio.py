@@ -23,7 +23,7 @@ from typing import Any, Final
 from fastmilter.filter import Filter
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import CLOSE_S, EXPIRING, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
 from fastmilter.server.worker import EXIT_DRAINED, Worker
 
 log = logging.getLogger(__name__)
@@ -66,11 +66,12 @@ class AsyncWorker(WaitingWorker):
 
     def run(self) -> int:
         """Serve until the master says otherwise; return the exit status of the process."""
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(self._serve())
+        self._loop = loop_factory()()
+        asyncio.set_event_loop(self._loop)
+        # Not asyncio.run(), which at the end would wait for callbacks that do not come back: this process ends now.
+        return self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> int:
-        self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
         await _settled(self._start_filter())
         self._begin()
@@ -215,7 +216,11 @@ class AsyncWorker(WaitingWorker):
         """Cancel the callback that runs: nothing of what it does counts any more."""
         job.ends_by = min(job.ends_by, time.monotonic() + CANCEL_S)
         self._next_look = min(self._next_look, job.ends_by)
-        job.runner.cancel()
+        self._loop.call_soon(self._cancel, job)  # not at once: a task that has not begun would never reach its end
+
+    def _cancel(self, job: Job) -> None:
+        if job.state is LATE or not job.link.is_noticing:
+            job.runner.cancel()
 
     def _expire(self, job: Job, now: float) -> None:
         link = job.link
