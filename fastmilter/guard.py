@@ -45,6 +45,9 @@ OUT_OF_TIME: Final = "out of time"
 """The message (``task.cancel(OUT_OF_TIME)``) that tells a callback cancelled at its deadline, which counts as a failure
 of the back-end it waits for, from one whose message was dropped, which does not."""
 
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = 120
+
 
 class State(StrEnum):
     """``closed``: calls go through. ``open``: none does. ``half-open``: one does, to see whether it works again."""
@@ -395,9 +398,9 @@ class Guard:
             self._change(State.CLOSED)
 
     def _log_opening(self, in_a_row: int, error: BaseException | None) -> None:
-        last = f"{type(error).__name__} {reprlib.repr(str(error))}"  # quoted and cut: a back-end may say anything
+        last = f"{type(error).__name__} {_SHORT.repr(str(error))}"  # quoted and cut: a back-end may say anything
         log.warning(
-            "guard %s opens for %g s: %d calls in a row failed, the last by %s; meanwhile the answer is %s",
+            "guard %s opens for %g s: failures in a row: %d, the last: %s; meanwhile the answer is %s",
             self.name,
             self._recovery,
             in_a_row,

@@ -55,7 +55,7 @@ def test_it_opens_tries_one_call_and_closes(clock: Clock, caplog: pytest.LogCapt
     assert guard.state == "closed"
     assert guard.statistics() == ("scanner", "closed", 0, 4, 3, 3, 1)
     assert [record.getMessage() for record in caplog.records] == [
-        r"guard scanner opens for 10 s: 3 calls in a row failed, the last by TimeoutError 'no answer\r\nin time'; "
+        r"guard scanner opens for 10 s: failures in a row: 3, the last: TimeoutError 'no answer\r\nin time'; "
         "meanwhile the answer is 451 4.7.1 please try again",
         "guard scanner half-opens: one call is tried",
         "guard scanner closes: the back-end works again",
