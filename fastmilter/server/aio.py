@@ -21,9 +21,10 @@ from types import FrameType
 from typing import Any, Final
 
 from fastmilter.filter import Filter
+from fastmilter.guard import OUT_OF_TIME
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import CLOSE_S, EXPIRING, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
 from fastmilter.server.worker import EXIT_DRAINED, Worker
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class AsyncWorker(WaitingWorker):
         """Cancel the callback that runs: nothing of what it does counts any more."""
         job.ends_by = min(job.ends_by, time.monotonic() + CANCEL_S)
         self._next_look = min(self._next_look, job.ends_by)
-        job.runner.cancel()
+        job.runner.cancel(OUT_OF_TIME if job.state is LATE else None)  # the difference is for guards of back-ends
 
     def _expire(self, job: Job, now: float) -> None:
         link = job.link

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from fastmilter import CONTINUE, TEMPFAIL, Filter, Verdict
+from fastmilter.server.deadlines import COMMAND_S, CONTENT_S, POSTFIX_COMMAND_S
+from fastmilter.server.settings import OPTIONS
 from fastmilter.testing import run
 from tests.examples.support import ROOT, free_port
 
@@ -93,6 +95,14 @@ def test_deadlines() -> None:
     assert kind.deadline["rcpt"] == 5
     assert kind().on_timeout("end_of_message").code == 451
     assert kind().on_timeout("rcpt") is None
+
+
+def test_the_defaults_are_those_of_the_server() -> None:
+    text = " ".join((ROOT / PAGE).read_text().split())
+    assert f"Without it: {COMMAND_S:.0f} s, with Postfix {POSTFIX_COMMAND_S:.0f} s, for the steps" in text
+    assert f"and {CONTENT_S:.0f} s for the content and the end" in text
+    threads = next(option.default for option in OPTIONS if option.name == "threads")
+    assert f"in each worker ({threads} by default)" in text
 
 
 def test_guarded_when_the_service_is_down() -> None:

@@ -189,7 +189,7 @@ def test_a_deadline_that_passes(hasty: Server, kind: str, clamd: Clamd) -> None:
             wait_until(lambda: send(client).modifications == CLEAN, "the next message is handled")
         else:
             # A thread cannot be cancelled: it is still at work for this connection.
-            begun = begin(client)
+            begun = client.mail("a@example.org")
             assert begun is not None
             assert (begun.code, begun.enhanced) == (421, "4.7.0")
     clamd.kill()
