@@ -12,7 +12,7 @@ of "reject". The text may be left out.
     [filter]
     url = "http://127.0.0.1:8080/policy"    # or https
     unavailable = "tempfail"                # clients come again later; "continue": mail goes through
-    seconds = 5                             # that the service may be silent
+    seconds = 3                             # that the service may be silent; Sendmail waits 10 for each recipient
     at_once = 20                            # no more questions at a time
 
 It is a blocking filter with the HTTP client of Python's own library, so that nothing need be installed; connections to
@@ -50,7 +50,7 @@ class HttpPolicy(Filter):
 
         url: str
         unavailable: str = "tempfail"
-        seconds: float = 5.0
+        seconds: float = 3.0
         at_once: int = 20
         failures: int = 5
         recovery: float = 30.0

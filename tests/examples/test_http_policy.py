@@ -163,7 +163,7 @@ def test_an_open_guard_asks_nothing(policy: Policy) -> None:
 
 
 def test_threads_do_not_share_a_connection_at_a_time(policy: Policy) -> None:
-    with session(policy, at_once=4) as talk, ThreadPoolExecutor(8) as pool:
+    with session(policy, at_once=4, seconds=30) as talk, ThreadPoolExecutor(8) as pool:
         connections = [talk.another() for _ in range(8)]
         for connection in connections:
             begin(connection)

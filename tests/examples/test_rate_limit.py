@@ -76,7 +76,7 @@ def test_the_count_is_shared_and_ends(path: Path, server: redis.Redis) -> None:
 
 def test_at_once(path: Path, server: redis.Redis) -> None:
     """Many sessions of one worker, and two workers' worth of connections, lose no message of the count."""
-    with session(path, at_once=5) as talk:
+    with session(path, at_once=5, patience=30) as talk:
 
         async def all_of_them() -> list[int]:
             example = talk.filter_class()
@@ -104,10 +104,11 @@ def test_ipv6_clients_and_those_not_counted(path: Path, server: redis.Redis) -> 
 
 @pytest.mark.parametrize(("unavailable", "answer"), [("tempfail", codec.TempFail()), ("continue", codec.Continue())])
 def test_a_server_that_hangs(unavailable: str, answer: codec.Response) -> None:
-    options = {"patience": 0.2, "failures": 2, "recovery": 0.05, "messages": 1, "unavailable": unavailable}
+    options = {"failures": 2, "recovery": 0.05, "messages": 1, "unavailable": unavailable}
     with short_directory() as directory, redis_server(directory) as path, session(path, **options) as talk:
         guard = talk.filter_class.guard
         assert mails(talk, 2) == [codec.Continue(), TOO_MANY]
+        talk.filter_class.options.patience = 0.2
         (pid,) = (child.pid for child in psutil.Process().children() if str(directory) in str(child.cmdline()))
         os.kill(pid, signal.SIGSTOP)
         try:

@@ -100,7 +100,7 @@ def test_the_breaker_opens_and_closes(
 ) -> None:
     options = {"seconds": NO_TIME_S, "failures": 2, "recovery": 0.2, "unavailable": unavailable}
     serve(server, scanner(kind), clamd=clamd.address, **options)
-    assert is_scanned(server)
+    wait_until(lambda: is_scanned(server), "clamd is asked")
     if mode == "killed":
         clamd.kill()
     else:
@@ -258,7 +258,7 @@ def test_the_policy(server: Server) -> None:
         ends.callback(policy.shutdown)
         ends.callback(policy.stopped.set)
         policy.answers = {"c@d.example": {"action": "reject", "text": "no such office"}}
-        serve(server, f"{ROOT}/examples/http_policy.py:HttpPolicy", url=policy.url, seconds=NO_TIME_S, failures=1)
+        serve(server, f"{ROOT}/examples/http_policy.py:HttpPolicy", url=policy.url, seconds=2.0, failures=1)
         with impatient(server) as client:
             outcome = client.send_message(b"\r\n", "a@b.example", ["c@d.example", "e@f.example"])
             assert outcome.recipients == ("e@f.example",)
