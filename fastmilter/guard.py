@@ -91,16 +91,24 @@ class Unavailable(Answer):
         return f"{self.guard}: {why}, answered {self.verdict}"
 
 
-class _Call(NamedTuple):
+class _Call:
     """A call that was let through: what its end has to be told apart by."""
 
-    guard: "Guard"
-    life: int
-    period: int
+    __slots__ = ("guard", "is_counted", "life", "period")
+
+    def __init__(self, guard: "Guard", life: int, period: int) -> None:
+        self.guard = guard
+        self.life = life
+        self.period = period
+        self.is_counted = False
+        """Whether it has failed already, while it is still under way."""
 
 
 _calls: contextvars.ContextVar[tuple[_Call, ...]] = contextvars.ContextVar("fastmilter guard calls", default=())
 """The calls that this thread or task is in, the innermost last."""
+
+_in_threads: dict[int, tuple[_Call, ...]] = {}
+"""The same for threads that began calls with ``with``, by their number: for whoever gives one up."""
 
 
 class _Waiter:
@@ -147,9 +155,10 @@ class Guard:
     seconds one call is let through (half-open): if it works the guard closes, if it fails, or takes more than another
     ``recovery`` seconds, the next one is tried likewise.
 
-    A call fails by any exception that leaves the block. These do not count: what is listed in ``ignore`` (an exception
-    type, or a tuple of them: "not found" is an answer, so the back-end works), ``Answer``, and the end of the call from
-    outside: cancelled because the message was dropped, or the process leaves. So time-outs belong inside the block.
+    A call fails by any exception that leaves the block, and when its callback runs out of time. These do not count:
+    what is listed in ``ignore`` (an exception type, or a tuple of them: "not found" is an answer, so the back-end
+    works), ``Answer``, and the end of the call from outside: cancelled because the message was dropped, or the process
+    leaves. So time-outs belong inside the block. A thread that is stuck keeps its slot until it comes back.
 
     ``limit``: calls at a time in this process, ``None`` for any number. ``wait``: seconds that a call may wait at the
     limit for another to end; then, or with 0 at once, it is refused. Callbacks on the main thread, which all
@@ -242,6 +251,7 @@ class Guard:
             waiter.event.wait(self._wait)
             period = self._admitted(waiter)
         self._enter(period)
+        _in_threads[threading.get_ident()] = _calls.get()
         return self
 
     async def __aenter__(self) -> "Guard":
@@ -265,6 +275,13 @@ class Guard:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the call, and count how it went."""
+        self._exit(error)
+        if calls := _calls.get():
+            _in_threads[threading.get_ident()] = calls
+        else:
+            _in_threads.pop(threading.get_ident(), None)
+
+    def _exit(self, error: BaseException | None) -> None:
         calls = _calls.get()
         for position in range(len(calls) - 1, -1, -1):
             if calls[position].guard is self:
@@ -277,7 +294,7 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """End the call, and count how it went."""
-        self.__exit__(kind, error, at)
+        self._exit(error)
 
     def _enter(self, period: int | None) -> None:
         assert period is not None
@@ -354,23 +371,31 @@ class Guard:
             return  # entered before a fork, left in the child: the call is the parent's
         failed = self._has_failed(error)
         with self._lock:
-            was = self._state
-            self._failures += failed is True
-            if call.period == self._period:
-                if failed:
-                    self._count_failure()
-                elif failed is not None:
-                    self._count_success()
-                elif was is State.HALF_OPEN:
-                    self._until = self._clock()  # the next call is tried instead
-            is_now, in_a_row = self._state, self._failures_in_a_row
+            change = None if call.is_counted else self._count(call, failed)
             self._pass_on()
-        if is_now is was:
-            return
-        if is_now is State.OPEN:
-            self._log_opening(in_a_row, error)
-        else:
-            log.info("guard %s closes: the back-end works again", self.name)
+        self._log_change(change, error)
+
+    def _give_up_call(self, call: _Call) -> None:
+        """Count a call as failed that is still under way, and keeps its slot."""
+        with self._lock:
+            if call.is_counted or call.life != self._life:
+                return
+            call.is_counted = True
+            change = self._count(call, True)
+        self._log_change(change, TimeoutError(OUT_OF_TIME))
+
+    def _count(self, call: _Call, failed: bool | None) -> State | None:
+        """Count how a call went; return the state that it led to, if that is another."""
+        was = self._state
+        self._failures += failed is True
+        if call.period == self._period:
+            if failed:
+                self._count_failure()
+            elif failed is not None:
+                self._count_success()
+            elif was is State.HALF_OPEN:
+                self._until = self._clock()  # the next call is tried instead
+        return None if self._state is was else self._state
 
     def _has_failed(self, error: BaseException | None) -> bool | None:
         """Whether a call that ended so has failed; ``None``: that says nothing about the back-end."""
@@ -397,16 +422,27 @@ class Guard:
         if self._state is State.HALF_OPEN:
             self._change(State.CLOSED)
 
-    def _log_opening(self, in_a_row: int, error: BaseException | None) -> None:
+    def _log_change(self, change: State | None, error: BaseException | None) -> None:
+        if change is None:
+            return
+        if change is State.CLOSED:
+            log.info("guard %s closes: the back-end works again", self.name)
+            return
         last = f"{type(error).__name__} {_SHORT.repr(str(error))}"  # quoted and cut: a back-end may say anything
         log.warning(
             "guard %s opens for %g s: failures in a row: %d, the last: %s; meanwhile the answer is %s",
             self.name,
             self._recovery,
-            in_a_row,
+            self._failures_in_a_row,
             last,
             self.verdict,
         )
+
+
+def give_up_thread(thread: int) -> None:
+    """Count the calls that a thread is in as failed: its callback is out of time, whenever it may come back."""
+    for call in _in_threads.get(thread, ()):
+        call.guard._give_up_call(call)
 
 
 def _check_count(name: str, what: str, value: int) -> None:
@@ -453,6 +489,7 @@ def statistics() -> list[GuardStatistics]:
 def _forked() -> None:
     """Begin anew in the child: its locks may be held, and its calls made, by threads that are not there."""
     global _guards_lock
+    _in_threads.clear()
     _guards_lock = threading.Lock()
     for guard in list(_guards):
         guard._begin_anew()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastmilter.guard import OUT_OF_TIME, Guard, Unavailable
+from fastmilter.guard import OUT_OF_TIME, Guard, Unavailable, give_up_thread
 from tests.support.guarding import Clock, fail
 
 PATIENCE_S = 30.0
@@ -79,6 +79,35 @@ def test_those_who_wait_are_refused_when_it_opens(pool: ThreadPoolExecutor) -> N
         break_down()
     assert [result.result(PATIENCE_S) for result in results] == ["refused"] * 3
     assert guard.statistics()[2:6] == (0, 1, 1, 3)
+
+
+def test_a_thread_that_is_given_up_has_failed_and_keeps_its_slot(pool: ThreadPoolExecutor) -> None:
+    clock = Clock()
+    guard, outer = Guard("scanner", limit=1, failures=1, recovery=10, clock=clock), Guard("outer", failures=1)
+    inside, leave, numbers = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with outer, guard:
+            numbers.append(threading.get_ident())
+            inside.set()
+            assert leave.wait(PATIENCE_S)
+
+    late = pool.submit(hold)
+    assert inside.wait(PATIENCE_S)
+    for _ in range(2):
+        give_up_thread(numbers[0])
+        assert (guard.state, outer.state) == ("open", "open")
+    assert guard.statistics()[2:] == (1, 1, 1, 0, 1)
+    clock.now += 10
+    assert enter(guard) == "refused", "there is no slot"
+    leave.set()
+    late.result(PATIENCE_S)
+    assert guard.statistics()[2:] == (0, 1, 1, 1, 1)
+    assert (guard.state, outer.state) == ("open", "open"), "it comes too late to have a say"
+    give_up_thread(numbers[0])
+    assert guard.statistics().failures == 1, "it is in no call any more"
+    assert enter(guard) == "called"
+    assert guard.state == "closed"
 
 
 def test_many_threads(pool: ThreadPoolExecutor) -> None:
