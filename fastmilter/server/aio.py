@@ -102,7 +102,7 @@ class AsyncWorker(WaitingWorker):
     def _set_timer(self) -> None:
         at = self._wake_at()
         if self._timer is not None:
-            if self._timer_at <= at and not self._timer.cancelled() and self._timer.when() > self._loop.time():
+            if self._timer_at <= at and not self._timer.cancelled() and self._timer_at > time.monotonic():
                 return  # it comes early enough; then we look again
             self._timer.cancel()
         self._timer_at = at
@@ -205,8 +205,12 @@ class AsyncWorker(WaitingWorker):
         return None if is_ours else error
 
     def _task_ended(self, job: Job) -> None:
-        if job.state is EXPIRING:
-            return  # who asks on_timeout goes on
+        if job.state is not EXPIRING:  # else who asks on_timeout goes on
+            # Not at once: what comes next enters the context of the connection, and the task is in it still.
+            self._loop.call_soon(self._take_up, job)
+
+    def _take_up(self, job: Job) -> None:
+        """Take up a connection again whose task has ended."""
         self._end_job(job)
         self._set_timer()
         if self._finished() and not self._over.done():

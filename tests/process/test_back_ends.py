@@ -197,6 +197,7 @@ def test_a_deadline_that_passes(hasty: Server, kind: str, clamd: Clamd) -> None:
     clamd.start()
     wait_until(lambda: is_scanned(hasty), "another connection is handled")
     assert hasty.stop() == 0
+    assert " failed " not in hasty.log(), "nothing but the deadline went wrong"
 
 
 def test_a_deadline_that_passes_on_many_connections(hasty: Server, clamd: Clamd) -> None:
