@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, Final
 
 from fastmilter.filter import Filter
+from fastmilter.guard import OUT_OF_TIME
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
@@ -102,7 +103,7 @@ class AsyncWorker(WaitingWorker):
     def _set_timer(self) -> None:
         at = self._wake_at()
         if self._timer is not None:
-            if self._timer_at <= at and not self._timer.cancelled() and self._timer.when() > self._loop.time():
+            if self._timer_at <= at and not self._timer.cancelled() and self._timer_at > time.monotonic():
                 return  # it comes early enough; then we look again
             self._timer.cancel()
         self._timer_at = at
@@ -205,8 +206,12 @@ class AsyncWorker(WaitingWorker):
         return None if is_ours else error
 
     def _task_ended(self, job: Job) -> None:
-        if job.state is EXPIRING:
-            return  # who asks on_timeout goes on
+        if job.state is not EXPIRING:  # else who asks on_timeout goes on
+            # Not at once: what comes next enters the context of the connection, and the task is in it still.
+            self._loop.call_soon(self._take_up, job)
+
+    def _take_up(self, job: Job) -> None:
+        """Take up a connection again whose task has ended."""
         self._end_job(job)
         self._set_timer()
         if self._finished() and not self._over.done():
@@ -220,7 +225,7 @@ class AsyncWorker(WaitingWorker):
 
     def _cancel(self, job: Job) -> None:
         if job.state is LATE or not job.link.is_noticing:
-            job.runner.cancel()
+            job.runner.cancel(OUT_OF_TIME if job.state is LATE else None)  # the difference is for guards of back-ends
 
     def _expire(self, job: Job, now: float) -> None:
         link = job.link
