@@ -30,6 +30,7 @@ from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options, check_servable
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
+from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.poller import best_poller
@@ -116,6 +117,7 @@ class Worker:
         self._reader = master_channel.Reader()
         self._slots = slots
         self._slot = slot
+        self._in_work = InWork(slots, slot)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
         self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
@@ -151,6 +153,7 @@ class Worker:
         while not self._finished():
             self._turn()
         self._close_all()
+        self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
         result = self._filter_class.worker_stopped()
         if result is not None:
             raise ConfigError(f"{self._filter_class.__name__}.worker_stopped must not be async in a plain filter")
@@ -347,12 +350,14 @@ class Worker:
 
     def _run_calls(self, link: Link) -> None:
         while link.next_call():
+            self._in_work.enter(link)
             try:
                 result = link.invoke()
             except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 link.failed(error)
             else:
                 link.returned(result)
+        self._in_work.leave()
 
     def _flush(self, link: Link) -> bool:
         """Send what there is; return whether all of it left."""
