@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 STACK_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else None
-"""Asks a worker for its stack, and ends a process that is not prepared for it; ``None``: this system has none to spare."""
+"""Asks a worker for its stack, and ends a process that is not prepared for it; ``None``: there is none here."""
 
 MOST_FRAMES: Final = 30
 """How many frames of a stack are shown, those of the callback itself among them."""

@@ -316,10 +316,13 @@ class Supervisor:
     # -- birth ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+        pipe = None
         try:
             pipe = StackPipe()
             child = self._fork(spawn, pipe)
         except OSError as error:
+            if pipe is not None:
+                pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
         self._children[spawn.worker] = child

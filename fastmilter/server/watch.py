@@ -5,8 +5,8 @@ A loop that turns changes something in its slot at least once a second: its hear
 callback after ``slow`` seconds, outside of any after ``STALE_S`` at least, and again after ten times as long each time.
 It gives a worker up only if the operator asked for it, and only after a report.
 
-Only time that was watched counts. A look that comes late says that the master itself stood still, by SIGSTOP or with its
-whole machine; then its workers stood still with it, which is not their fault.
+Only time that was watched counts. A look that comes late says that the master itself stood still, by SIGSTOP or with
+its whole machine; then its workers stood still with it, which is not their fault.
 
 Times are seconds of ``time.monotonic()``.
 """
@@ -22,6 +22,8 @@ LATE_S: Final = 1.0
 """A look that is later than planned by more than this does not count."""
 STALE_S: Final = 5.0
 """How long a loop may do nothing outside of a callback: it turns once a second unless the machine is overloaded."""
+STACK_S: Final = 1.0
+"""How long a worker gets at least to write its stack, which a report shows; the processor may be busy."""
 AGAIN: Final = 10.0
 """After how many times the time of one report the next one follows."""
 
@@ -76,16 +78,28 @@ class _Watched:
     age: float = 0.0
     """For how long nothing has changed while it was watched."""
     reports: int = 0
+    told_at: float = 0.0
+    """Its age at the last report."""
     given_up: bool = False
 
     @property
-    def next_report(self) -> float:
-        first = self.slow if self.kill is None else min(self.slow, self.kill)
-        return max(first, self.shortest) * AGAIN**self.reports
+    def first_report(self) -> float:
+        return self.slow if self.kill is None else min(self.slow, self.kill)
 
     @property
     def shortest(self) -> float:
         return 0.0 if self.sight.callback else STALE_S
+
+    @property
+    def next_report(self) -> float:
+        return max(self.first_report, self.shortest) * AGAIN**self.reports
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether its time is over, and it had time to show its stack."""
+        if self.kill is None or not self.reports:
+            return False
+        return self.age >= max(self.kill, self.shortest, self.told_at + STACK_S)
 
 
 _NOTHING_SEEN: Final = Sight("", 0, 0.0)
@@ -115,7 +129,7 @@ class Watch:
         return self._last_look + self._interval() if self._workers else None
 
     def _interval(self) -> float:
-        shortest = min(record.slow if record.kill is None else min(record.slow, record.kill) for record in self._workers.values())
+        shortest = min(record.first_report for record in self._workers.values())
         return min(max(shortest / 2, SHORTEST_LOOK_S), LOOK_S)
 
     def look(self, sights: Mapping[int, Sight]) -> list[Finding]:
@@ -143,10 +157,11 @@ def _judge(record: _Watched, sight: Sight, passed: float) -> Finding | None:
     record.age += passed
     if record.given_up:
         return None
-    if record.kill is not None and record.reports and record.age >= max(record.kill, record.shortest):
+    if record.is_hung:
         record.given_up = True
         return Hangs(record.worker, sight.callback, record.age)
     if record.age >= record.next_report:
         record.reports += 1
+        record.told_at = record.age
         return StandsStill(record.worker, sight.callback, record.age)
     return None

@@ -1,7 +1,7 @@
 """Watches the workers for the master: reads their slots, has stacks written, logs what stands still.
 
-What is worth a report ``Watch`` decides. A report is begun by asking the worker for its stack, and logged at the next look
-or when the worker ends, with what has come until then: nothing is waited for.
+What is worth a report ``Watch`` decides. A report is begun by asking the worker for its stack, and logged later or
+when the worker ends, with what has come until then: nothing is waited for.
 """
 
 import logging
@@ -13,12 +13,9 @@ from fastmilter.server.message_log import quoted
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.stacks import StackPipe, frames_of, render
-from fastmilter.server.watch import Finding, GoesOn, Hangs, Sight, StandsStill, Watch
+from fastmilter.server.watch import STACK_S, Finding, GoesOn, Hangs, Sight, StandsStill, Watch
 
 log = logging.getLogger(__name__)
-
-STACK_S: Final = 0.5
-"""How long a worker gets at least to write its stack; the processor may be busy with what is reported."""
 
 BELOW: Final = "_live"
 """The function of the supervisor that all of a worker runs in: what lies below it says nothing."""
@@ -96,32 +93,28 @@ class Watchman:
     def _act(self, finding: Finding, now: float) -> bool:
         """Log a finding, or begin to; tell whether the worker is to be killed."""
         post = self._posts[finding.worker]
-        if isinstance(finding, StandsStill):
-            _finish(post)
-            post.report = _Report(self._describe(post, finding), now + STACK_S)
-            if self._slots.stacks(post.slot):
-                post.pipe.ask(post.pid)
-            return False
         _finish(post)
-        where = f"{post.filter}.{finding.callback}" if finding.callback else "its loop"
-        if isinstance(finding, GoesOn):
-            log.info("worker %d goes on: %s stood for %.1f s or more pid=%d", post.number, where, finding.seconds, post.pid)
-            return False
-        log.error(
-            "worker %d is killed with its connections: %s has stood for %.1f s, kill_hung is %g s%s",
-            *(post.number, where, finding.seconds, post.kill_s, self._tail(post)),
-        )
-        return True
+        what = f"{post.filter}.{finding.callback}" if finding.callback else "its loop"
+        seconds = f"{finding.seconds:.1f} s or more"
+        match finding:
+            case StandsStill():
+                post.report = _Report(self._describe(post, what, seconds) + self._tail(post), now + STACK_S)
+                if self._slots.stacks(post.slot):
+                    post.pipe.ask(post.pid)
+            case GoesOn():
+                log.info("worker %d goes on: %s stood for %s pid=%d", post.number, what, seconds, post.pid)
+            case Hangs():
+                text = f"worker {post.number} is killed, and its connections break: {what} stood for {seconds}"
+                log.error("%s, kill_hung is %g s%s", text, post.kill_s, self._tail(post))
+                return True
+        return False
 
-    def _describe(self, post: _Post, finding: StandsStill) -> str:
-        number, seconds = post.number, finding.seconds
+    def _describe(self, post: _Post, what: str, seconds: str) -> str:
         if _is_stopped(post.pid):
-            text = f"worker {number} is stopped, by SIGSTOP or a debugger: nothing has moved for {seconds:.1f} s"
-        elif finding.callback:
-            text = f"worker {number} stands still: {post.filter}.{finding.callback} has run for {seconds:.1f} s or more; {HINT}"
-        else:
-            text = f"worker {number} stands still outside of any callback: its loop has not turned for {seconds:.1f} s"
-        return text + self._tail(post)
+            return f"worker {post.number} is stopped, by SIGSTOP or a debugger: nothing has moved for {seconds}"
+        if self._slots.callback(post.slot):
+            return f"worker {post.number} stands still: {what} has run for {seconds}; {HINT}"
+        return f"worker {post.number} stands still outside of any callback: its loop has not turned for {seconds}"
 
     def _tail(self, post: _Post) -> str:
         queue_id = self._slots.queue_id(post.slot)
