@@ -38,6 +38,9 @@ END = encode(EndOfMessage(b""))
 def _nothing(self: Any, *_arguments: Any) -> None: ...
 
 
+NOTHING: Any = _nothing
+
+
 class Host:
     """What a driver does besides; here nothing."""
 
@@ -57,8 +60,8 @@ class Host:
 class Everything(Filter):
     """Every callback, all that happens is that ``on_unknown`` fails."""
 
-    on_negotiate = on_connect = on_helo = on_mail = on_rcpt = on_data = on_end_of_headers = _nothing
-    on_rejected_rcpt = on_end_of_message = on_abort = on_close = on_message_end = on_error = _nothing
+    on_negotiate = on_connect = on_helo = on_mail = on_rcpt = on_data = on_end_of_headers = NOTHING
+    on_rejected_rcpt = on_end_of_message = on_abort = on_close = on_message_end = on_error = NOTHING
 
     def on_header(self, name: str, value: str) -> None: ...
 
