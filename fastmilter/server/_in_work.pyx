@@ -14,8 +14,8 @@ from fastmilter.conversation cimport Conversation
 from fastmilter.message cimport EditableMessage
 from fastmilter.server.slots cimport _CALLBACK, _CALLS, _QUEUE_ID, Slots
 
-from fastmilter.macros import CONNECTION_STAGES
-from fastmilter.server.slots import CALLBACK_NAMES, QUEUE_ID_BYTES
+from fastmilter.macros import CONNECTION_STAGES as _CONNECTION_STAGES
+from fastmilter.server.slots import CALLBACK_NAMES as _CALLBACK_NAMES, QUEUE_ID_BYTES as _QUEUE_ID_BYTES
 
 cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t place)  # borrowed
@@ -27,11 +27,11 @@ cdef extern from "<string.h>":
 cdef enum:
     MOST_NAMES = 32
 
-cdef tuple NAMES = CALLBACK_NAMES  # keeps those below
+cdef tuple NAMES = _CALLBACK_NAMES  # keeps those below
 cdef PyObject *NAME[MOST_NAMES]
 cdef Py_ssize_t COUNT = len(NAMES)
-cdef size_t MOST = QUEUE_ID_BYTES
-cdef Py_ssize_t FIRST_STAGE = CONNECTION_STAGES
+cdef size_t MOST = _QUEUE_ID_BYTES
+cdef Py_ssize_t FIRST_STAGE = _CONNECTION_STAGES
 if COUNT > MOST_NAMES:
     raise ImportError("more callbacks than there is room for")
 for _place in range(COUNT):
