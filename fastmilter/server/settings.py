@@ -224,7 +224,7 @@ OPTIONS: Final = (
         parse_duration,
         "2",
         "SECONDS",
-        "a callback of a plain filter that takes this long, and holds up its worker, is logged with its stack",
+        "a callback that holds up the loop of its worker for so long is logged with its stack",
     ),
     Option(
         "kill_hung",

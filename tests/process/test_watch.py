@@ -31,6 +31,10 @@ class Stuck(fastmilter.Filter):
 
     def on_end_of_message(self):
         self.message.add_header("X-Pid", str(os.getpid()))
+
+class StuckAsync(Stuck):
+    async def on_end_of_message(self):
+        super().on_end_of_message()
 """
 QUEUE_ID = "4ZkT9c1x2Pz3wYQ"
 SOON = "--slow-callback=0.3s"
@@ -114,6 +118,17 @@ def test_a_hung_worker_is_killed_if_that_was_asked_for_and_replaced(stuck: Serve
     assert f'stuck.py", line {line_of("sleeps" if how == "sleep" else "sum(")}, in on_header' in log
     with stuck.client() as other:
         assert whole_message(other)["X-Pid"] != str(pid)
+    assert stuck.stop() == 0
+
+
+def test_a_plain_callback_of_an_async_filter_holds_up_its_loop_too(stuck: Server) -> None:
+    stuck.start("--workers=1", SOON, target="stuck:StuckAsync")
+    client = hang(stuck, "sleep")
+    where = rf'File "{stuck.directory}/stuck\.py", line {line_of("sleeps")}, in on_header'
+    stuck.wait_log(rf"stands still: StuckAsync\.on_header has run for .* qid='{QUEUE_ID}'\nstack.*\n  {where}")
+    (stuck.directory / "release").touch()
+    assert client.end_of_message()[0].kind == "continue"
+    client.close()
     assert stuck.stop() == 0
 
 
