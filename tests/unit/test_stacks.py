@@ -54,8 +54,7 @@ def test_a_process_writes_its_stack_when_it_is_asked_to() -> None:
     if pid == 0:
         try:
             assert pipe.be_worker()
-            os.write(go, b"!")
-            _stand_still(ready)
+            _stand_still(go)
         finally:
             os._exit(1)
     try:
@@ -65,7 +64,7 @@ def test_a_process_writes_its_stack_when_it_is_asked_to() -> None:
         assert pipe.take() == b"", "nothing unasked"
         pipe.ask(pid)
         text = b""
-        while b"in test_a_process" not in text:
+        while b"in pytest_pyfunc_call" not in text:
             assert select.select([pipe._read_end], [], [], 30)[0], text
             text += pipe.take()
         frames = frames_of(text, below="pytest_pyfunc_call")
@@ -81,7 +80,8 @@ def test_a_process_writes_its_stack_when_it_is_asked_to() -> None:
         os.close(ready)
 
 
-def _stand_still(ready: int) -> None:
+def _stand_still(go: int) -> None:
+    os.write(go, b"!")
     select.select([], [], [], 600)
 
 
