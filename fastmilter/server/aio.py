@@ -137,7 +137,7 @@ class AsyncWorker(WaitingWorker):
         while call is not None:
             result = error = None
             try:
-                result = link.context.run(call)
+                result = link.context.run(self._on_loop, link, call)
             except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 error = raised
             if result is not None and inspect.isawaitable(result):
@@ -177,7 +177,15 @@ class AsyncWorker(WaitingWorker):
         """Make a call, in a thread if it may block, and wait for what it returns."""
         if self._threads is not None and link.callback not in self.plan.async_callbacks:
             return await self._in_thread(call)
-        return await _settled(call())
+        return await _settled(self._on_loop(link, call))
+
+    def _on_loop(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
+        """Make a call that holds up the loop until it returns."""
+        self._in_work.enter(link)
+        try:
+            return call()
+        finally:
+            self._in_work.leave()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""

@@ -219,6 +219,20 @@ OPTIONS: Final = (
         "write a line for each message that has its verdict, or is dropped before one, whatever the log level",
         flag=True,
     ),
+    Option(
+        "slow_callback",
+        parse_duration,
+        "2",
+        "SECONDS",
+        "a callback that holds up the loop of its worker for so long is logged with its stack",
+    ),
+    Option(
+        "kill_hung",
+        parse_duration,
+        None,
+        "SECONDS",
+        "kill a worker that has stood still for so long, in mid-message too; not given: none is killed",
+    ),
     Option("ready_timeout", parse_duration, "60", "SECONDS", "longest time a worker may take to load the filter"),
     Option("negotiation_timeout", parse_duration, "30", "SECONDS", "longest silence of an MTA before its first packet"),
     Option("packet_timeout", parse_duration, "300", "SECONDS", "longest silence in the middle of a packet"),
@@ -262,6 +276,8 @@ class Settings:
     check_config: bool
     log_level: str
     log_messages: bool
+    slow_callback: float
+    kill_hung: float | None
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float

@@ -32,6 +32,8 @@ from fastmilter.server.load import Target, load_filter
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
+from fastmilter.server.stacks import StackPipe
+from fastmilter.server.watchman import Watchman
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class Supervisor:
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
         self._slots = Slots(CAPACITY)
+        self._watchman = Watchman(self._slots)
         self._children: dict[int, _Child] = {}
         self._setups: dict[int, _Setup] = {}
         self._status: int | None = None
@@ -135,9 +138,9 @@ class Supervisor:
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        deadline = self._policy.next_deadline()
+        deadlines = [at for at in (self._policy.next_deadline(), self._watchman.next_look()) if at is not None]
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
-        timeout = None if deadline is None else max(0.0, deadline - before)
+        timeout = max(0.0, min(deadlines) - before) if deadlines else None
         events = self._selector.select(timeout)
         late = 0.0 if timeout is None else time.monotonic() - before - timeout
         if late > GAP_S:
@@ -147,6 +150,7 @@ class Supervisor:
         for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
             key.data()
         self._do(self._policy.on_time())
+        self._do(policy.Kill(worker) for worker in self._watchman.look())
 
     def _do(self, actions: Iterable[policy.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
@@ -245,6 +249,7 @@ class Supervisor:
         if child.pidfd >= 0:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
+        self._watchman.remove(child.worker)
         if self._slots.pid(child.slot) == child.pid:
             self._slots.clear(child.slot)
         status = os.waitstatus_to_exitcode(wait_status)
@@ -313,19 +318,27 @@ class Supervisor:
     # -- birth ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+        pipe = None
         try:
-            child = self._fork(spawn)
+            pipe = StackPipe()
+            child = self._fork(spawn, pipe)
         except OSError as error:
+            if pipe is not None:
+                pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
         self._children[spawn.worker] = child
         self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
         if child.pidfd >= 0:
             self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        settings = self._setups[spawn.generation].settings
+        self._watchman.add(
+            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
+        )
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
 
-    def _fork(self, spawn: policy.Spawn) -> _Child:
+    def _fork(self, spawn: policy.Spawn, pipe: StackPipe) -> _Child:
         """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
         ours, theirs = channel.open_channel()
         self._slots.clear(spawn.slot)
@@ -334,19 +347,22 @@ class Supervisor:
             with self._signals.blocked():
                 pid = os.fork()
                 if pid == 0:
-                    self._live(spawn, ours, theirs)
+                    self._live(spawn, ours, theirs, pipe)
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
+        pipe.be_master()
         pidfd = -1
         if self._pidfds:
             with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
                 pidfd = os.pidfd_open(pid)
         return _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
 
-    def _live(self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
+    def _live(
+        self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket, pipe: StackPipe
+    ) -> NoReturn:
         """Be a worker, from the fork to the end of the process."""
         status = policy.EXIT_SOFTWARE
         try:
@@ -356,6 +372,8 @@ class Supervisor:
             self._forget_master(setup)
             titles.worker_title(spawn.number, setup.settings.target.name)
             self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
+            if pipe.be_worker():
+                self._slots.set_stacks(spawn.slot)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
             worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)
@@ -378,6 +396,7 @@ class Supervisor:
         died. Nothing is unregistered from the selector, which would change the master's too: both share it.
         """
         self._selector.close()
+        self._watchman.forget()
         for sibling in self._children.values():
             sibling.link.close()
             if sibling.pidfd >= 0:

@@ -3,6 +3,7 @@
 cimport cython
 
 from fastmilter.conversation cimport Conversation
+from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Poller, Stream, accept
 from fastmilter.server.message_log cimport MessageLog
 from fastmilter.server.slots cimport Slots
@@ -31,6 +32,7 @@ cdef class Worker:
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
+    cdef readonly InWork _in_work
     cdef dict _links
     cdef readonly Poller _poller
     cdef object _buffer

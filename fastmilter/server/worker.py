@@ -32,6 +32,7 @@ from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
+from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.poller import best_poller
@@ -118,6 +119,7 @@ class Worker:
         self._reader = master_channel.Reader()
         self._slots = slots
         self._slot = slot
+        self._in_work = InWork(slots, slot)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
         self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
@@ -368,12 +370,14 @@ class Worker:
 
     def _run_calls(self, link: Link) -> None:
         while link.next_call():
+            self._in_work.enter(link)
             try:
                 result = link.invoke()
             except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 link.failed(error)
             else:
                 link.returned(result)
+        self._in_work.leave()
 
     def _flush(self, link: Link) -> bool:
         """Send what there is; return whether all of it left."""
@@ -512,6 +516,7 @@ class Worker:
             listener.close()
 
     def _close_logs(self) -> None:
+        self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
         self._slots.set_messages(self._slot, self.messages)
         if self._message_log is not None:
             self._message_log.close()
