@@ -28,6 +28,7 @@ CYTHON = ("_text", "_call", "_messages", "_packets", "_codec", "_encode", "serve
 COMPILED = (
     "addresses",
     "macros",
+    "limits",
     "edits",
     "message",
     "filter",

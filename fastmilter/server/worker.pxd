@@ -27,6 +27,8 @@ cdef class Worker:
     cdef object _settings
     cdef dict _listeners
     cdef set _tcp
+    cdef object _door
+    cdef object _crowd
     cdef object _channel
     cdef object _reader
     cdef Slots _slots
