@@ -260,6 +260,7 @@ class Worker:
         elif self._crowd.is_full(len(self._links)):
             self._hand_over(now)
             self._leave_listeners()
+            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
 
     def _has_enough(self) -> bool:
         mean = self._slots.mean_connections()
@@ -282,10 +283,12 @@ class Worker:
         self._next_tick = min(self._next_tick, now + HANDOVER_S)
 
     def _come_back(self) -> None:
-        """Wait for new connections again if this worker has room for them."""
-        if self._listening or self._drain_limits is not None or self._accept_again_at is not None:
+        """Wait for new connections again if this worker has room for them, and no longer if there is none."""
+        if self._drain_limits is not None or self._accept_again_at is not None:
             return
-        if not self._has_enough() and not self._crowd.is_full(len(self._links)):
+        if self._crowd.is_full(len(self._links)):
+            self._leave_listeners()
+        elif not self._listening and not self._has_enough():
             self._listen()
 
     def _take_what_waits(self) -> None:
