@@ -101,6 +101,7 @@ def group_number(group: str) -> int:
 
 def drop(identity: Identity) -> None:
     """Become ``identity`` for good, with everything this process starts; ``ConfigError`` if that cannot be."""
+    _forbid_new_privileges()  # first: what it imports may be readable for root alone
     try:
         os.setgroups(identity.groups)
         os.setgid(identity.gid)  # of root: the real, the effective and the saved one
@@ -108,7 +109,6 @@ def drop(identity: Identity) -> None:
     except OSError as error:
         why = f"cannot become user {identity.name!r}: {error.strerror}"
         raise ConfigError(f"{why} (root needs CAP_SETUID and CAP_SETGID for that)") from error
-    _forbid_new_privileges()
     _verify(identity)
     if identity.home is not None:
         os.environ["HOME"] = identity.home
