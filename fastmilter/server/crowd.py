@@ -43,10 +43,14 @@ class Crowd:
         if connections >= self._most:
             self._say(f"this worker has {connections} connections, its limit (--max-connections-per-worker)")
             return True
-        if self._most_of_all and self._slots.all_connections() >= self._most_of_all:
-            self._say(f"there are {self._most_of_all} connections, the limit of this server (--max-connections)")
-            return True
-        return False
+        return self.all_are_full()
+
+    def all_are_full(self) -> bool:
+        """Tell whether no worker at all must take another connection."""
+        if not self._most_of_all or self._slots.all_connections() < self._most_of_all:
+            return False
+        self._say(f"there are {self._most_of_all} connections, the limit of this server (--max-connections)")
+        return True
 
     def _say(self, text: str) -> None:
         now = time.monotonic()

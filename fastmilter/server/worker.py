@@ -231,6 +231,9 @@ class Worker:
 
     def _accept(self, listener: int, now: float) -> None:
         """Take one connection: who was woken for it must, before it may leave the listeners to others."""
+        if self._crowd.all_are_full():  # so nobody else may take it either: the first who has room comes back for it
+            self._leave_listeners()
+            return
         try:
             stream = accept(listener, listener in self._tcp)
         except ConnectionAbortedError:

@@ -17,7 +17,7 @@ import pytest
 
 from fastmilter import codec
 from tests.process.harness import PATIENCE_S, Server, wait_until, whole_message
-from tests.support.playing import CONNECT, EOM, MAIL, MESSAGE, QUIT, RCPT, V6
+from tests.support.playing import CONNECT, MESSAGE, QUIT, V6
 
 SILENT = 5000
 HANG_UPS = 100_000 if os.environ.get("FASTMILTER_SOAK") else 20_000
@@ -67,7 +67,7 @@ def test_200_clients_with_64_descriptors(server: Server) -> None:
     assert "the hard limit of 64 open files leaves each worker 31 connections" in server.log()
     before = Used(server)
     at_start = before.descriptors()
-    session = b"".join(map(codec.encode, (V6, CONNECT, MAIL, RCPT, *MESSAGE, EOM, QUIT)))
+    session = b"".join(map(codec.encode, (V6, CONNECT, *MESSAGE, QUIT)))
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         for _ in range(200):
             peer = stack.enter_context(connected(path))
@@ -224,7 +224,7 @@ def test_a_byte_at_a_time(server: Server) -> None:
     decoder = codec.ResponseDecoder()
     responses: list[codec.Response] = []
     with connected(path) as peer:
-        for byte in b"".join(map(codec.encode, (V6, CONNECT, MAIL, RCPT, *MESSAGE, EOM))):
+        for byte in b"".join(map(codec.encode, (V6, CONNECT, *MESSAGE))):
             peer.sendall(bytes([byte]))
             wait_until(lambda: _unread(peer) == 0, "the byte is read")
         while not responses or responses[-1] != codec.Continue() or not _has_edits(responses):
