@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from fastmilter import codec
-from tests.process.harness import PATIENCE_S, Server, wait_until, whole_message
+from fastmilter.replies import CONTINUE, reply
+from tests.process.harness import FILTER, PATIENCE_S, Server, begin, complete, wait_until, whole_message
 from tests.support.playing import CONNECT, MESSAGE, QUIT, V6
 
 SILENT = 5000
@@ -242,3 +243,26 @@ def _unread(peer: socket.socket) -> int:
 
 def _has_edits(responses: list[codec.Response]) -> bool:
     return any(isinstance(response, codec.AddHeader) for response in responses)
+
+
+def test_the_limits_of_a_message_reach_every_connection(server: Server) -> None:
+    looking = "\n    def on_rcpt(self, recipient, params): pass\n\n    def on_header(self, name, value): pass\n"
+    server.filter.write_text(FILTER + looking)
+    server.start("--workers=1", "--max-recipients=2", "--max-header-fields=3", "--max-header-bytes=100")
+    for fields in ([("A", "1")] * 4, [("Subject", "x" * 100)]):
+        with server.client() as client:
+            begin(client)
+            answers = [client.rcpt(f"b{number}@example.net") for number in range(3)]
+            assert answers[:2] == [CONTINUE, CONTINUE]
+            assert answers[2] == reply(452, "4.5.3", "Too many recipients")
+            client.data()
+            for name, value in fields:
+                client.header(name, value)
+            client.end_of_headers()
+            assert client.end_of_message()[0] == reply(552, "5.3.4", "Message header too large")
+            client.mail("a@example.org")
+            complete(client)
+    server.wait_log(r"the message has more than 2 recipients \(--max-recipients\): 452 4\.5\.3 pid=\d+", 2)
+    server.wait_log(r"the header has more than 3 fields \(--max-header-fields\): the message gets 552 5\.3\.4 pid=\d+")
+    server.wait_log(r"the header has more than 100 bytes \(--max-header-bytes\): the message gets 552 5\.3\.4 pid=\d+")
+    assert server.stop() == 0
