@@ -11,13 +11,13 @@ from fastmilter.commands import EXIT_OK, set_up_logging
 from fastmilter.commands.options import add_options
 from fastmilter.endpoints import EndpointKind
 from fastmilter.errors import ConfigError
-from fastmilter.plan import build_options, check_servable, describe
+from fastmilter.plan import build_options, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
+from fastmilter.server.models import describe_model, make_worker
 from fastmilter.server.privileges import drop, identity_for
 from fastmilter.server.settings import OPTIONS, Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
-from fastmilter.server.worker import Worker
 
 SIGNALS: Final = """\
 signals to the master:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(line)
         return EXIT_OK
     faulthandler.enable()  # a crash in compiled code leaves a traceback too; inherited by the workers
-    return Supervisor(settings, Worker, reread=read, lifeline=arguments.lifeline).run()
+    return Supervisor(settings, make_worker, reread=read, lifeline=arguments.lifeline).run()
 
 
 def check(settings: Settings) -> Iterator[str]:
@@ -70,7 +70,6 @@ def check(settings: Settings) -> Iterator[str]:
     if identity is not None:
         drop(identity)  # the code of the filter runs as it will, or not at all
     filter_class = load_filter(settings.target)
-    check_servable(filter_class)
     build_options(filter_class, settings.filter_options)
     try:
         filter_class()
@@ -89,6 +88,7 @@ def check(settings: Settings) -> Iterator[str]:
     if settings.user is not None:
         yield f"runs as: {settings.user}"
     yield f"workers: {settings.workers}"
+    yield f"callbacks run: {describe_model(filter_class, settings)}"
     described = describe(filter_class)
     yield "would negotiate:"
     yield from (f"  {line}" for line in described if not line.startswith(_WARNING))

@@ -4,8 +4,8 @@ Every message is one fixed-size packet with a mark in front, so that a stray byt
 ignored: a worker may be of another version than its master (upgrade in place). The end of the stream says that the
 other process is gone, however it went; nothing else is needed to notice the death of a master, SIGKILL included.
 
-Down: ``Drain`` and ``StopNow``. Up: ``Ready``. Pure functions and one small buffer; ``send`` and ``receive`` are the
-only ones that touch a socket, and neither ever waits.
+Down: ``Drain`` and ``StopNow``. Up: ``Ready`` and ``Retire``. Pure functions and one small buffer; ``send`` and
+``receive`` are the only ones that touch a socket, and neither ever waits.
 """
 
 import math
@@ -33,6 +33,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Worker to master: it serves on, but wants to be replaced: too much of it is stuck."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Master to worker: accept nothing more, finish what is there, leave.
 
@@ -49,11 +54,12 @@ class StopNow:
     """Master to worker: close every connection and leave at once."""
 
 
-Message = Ready | Drain | StopNow
+Message = Ready | Retire | Drain | StopNow
 
 _READY: Final = 1
 _DRAIN: Final = 2
 _STOP_NOW: Final = 3
+_RETIRE: Final = 4
 
 
 def encode(message: Message) -> bytes:
@@ -65,6 +71,8 @@ def encode(message: Message) -> bytes:
     match message:
         case Ready():
             return _PACKET.pack(_MARK, _READY, *_NO_LIMITS)
+        case Retire():
+            return _PACKET.pack(_MARK, _RETIRE, *_NO_LIMITS)
         case StopNow():
             return _PACKET.pack(_MARK, _STOP_NOW, *_NO_LIMITS)
         case Drain(limits):
@@ -84,6 +92,8 @@ def decode(packet: bytes) -> Message | None:
         return Ready()
     if kind == _STOP_NOW:
         return StopNow()
+    if kind == _RETIRE:
+        return Retire()
     if kind == _DRAIN and _plausible((limits[0], limits[1], limits[2])):
         return Drain((limits[0], limits[1], limits[2]))
     return None

@@ -11,6 +11,7 @@ The rules:
 - A worker that dies while the server runs is replaced. At once, if somebody killed it or if it had been healthy for
   long; after 1, 2, 4 ... 60 s, if it left by itself or crashed soon after its start. If no worker is left, the next is
   never further away than a second: a crash loop must not become an outage.
+- A worker that asks to be replaced serves on until its successor is ready, then it drains.
 - A worker that ends with ``EXIT_CONFIG`` is not replaced: the same would happen again.
 - A reload starts a new generation beside the old one, which drains only when every new worker is ready. If one of them
   does not make it, the new ones go and the old ones stay. Two generations live at most: a reload that is asked for
@@ -151,6 +152,8 @@ class _Worker:
     ready_at: float = math.inf
     drained_by: float = math.inf
     """While draining: when it must be gone."""
+    retiring: bool = False
+    """Whether it serves on until its successor is ready."""
     told_to_stop: bool = False
     lost: bool = False
     killed: bool = False
@@ -242,6 +245,7 @@ class Policy:
         if generation is not None:
             generation.proven = True
             self._fill(generation)
+            self._relieve(generation, record.number)
             if generation is self._next and self._serving(generation) == generation.wanted:
                 self._commit_reload()
         self._consider_reload()
@@ -258,6 +262,8 @@ class Policy:
                 self._status = EXIT_SOFTWARE
         elif record.state is _State.DRAINING or generation is None:
             pass  # it was asked to leave
+        elif record.retiring and any(other.number == record.number for other in self._members(generation)):
+            pass  # its successor is on the way
         elif not generation.proven and generation is self._current:
             self._say(logging.ERROR, f"no worker became ready: {_how(status)}")
             self._begin_stop(EXIT_CONFIG if status == EXIT_CONFIG else EXIT_SOFTWARE)
@@ -275,6 +281,17 @@ class Policy:
         if record is not None and record.state is not _State.DRAINING:
             record.lost = True
             record.deadline = min(record.deadline, self._clock() + KILL_GRACE_S)
+        return self._take()
+
+    def on_retire(self, worker: int) -> list[Action]:
+        """A worker wants to be replaced: its successor starts first, then it drains."""
+        record = self._workers.get(worker)
+        generation = None if record is None else self._generation_of(record)
+        if record is None or generation is not self._current or record.state is not _State.SERVING or record.retiring:
+            return self._take()
+        record.retiring = True
+        self._say(logging.WARNING, f"worker {record.number} is to be replaced: starting its successor")
+        self._spawn(generation, record.number)
         return self._take()
 
     def on_stop(self) -> list[Action]:
@@ -407,6 +424,12 @@ class Policy:
             if record.number not in kept:
                 self._drain(record, self._current.limits.drain_reload)
         self._hurry(generation)
+
+    def _relieve(self, generation: _Generation, number: int) -> None:
+        """Drain who waited for this worker to become ready."""
+        for record in self._members(generation):
+            if record.number == number and record.retiring:
+                self._drain(record, generation.limits.drain_reload)
 
     def _hurry(self, generation: _Generation) -> None:
         """Where no worker is left, bring the next one near."""

@@ -30,6 +30,10 @@ class _SelectorPoller(Poller):
     def wait(self, timeout_s: float) -> list[int]:
         return [key.fd for key, _ in self._selector.select(timeout_s)]
 
+    def fileno(self) -> int:
+        descriptor: int = self._selector.fileno()  # of kqueue; poll has none
+        return descriptor
+
     def close(self) -> None:
         self._selector.close()
 

@@ -257,6 +257,8 @@ class Supervisor:
         if any(isinstance(message, channel.Ready) for message in messages):
             log.info("worker %d is ready pid=%d generation=%d", child.number, child.pid, child.generation)
             self._do(self._policy.on_ready(child.worker))
+        if any(isinstance(message, channel.Retire) for message in messages):
+            self._do(self._policy.on_retire(child.worker))
         if gone and child.worker in self._children:
             self._do(self._policy.on_lost(child.worker))
 

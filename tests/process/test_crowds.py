@@ -68,7 +68,7 @@ def test_200_clients_with_64_descriptors(server: Server) -> None:
     assert "the hard limit of 64 open files leaves each worker 31 connections" in server.log()
     before = Used(server)
     at_start = before.descriptors()
-    session = b"".join(map(codec.encode, (V6, CONNECT, *MESSAGE, QUIT)))
+    session = b"".join([codec.encode(command) for command in (V6, CONNECT, *MESSAGE, QUIT)])
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         for _ in range(200):
             peer = stack.enter_context(connected(path))
@@ -225,7 +225,7 @@ def test_a_byte_at_a_time(server: Server) -> None:
     decoder = codec.ResponseDecoder()
     responses: list[codec.Response] = []
     with connected(path) as peer:
-        for byte in b"".join(map(codec.encode, (V6, CONNECT, *MESSAGE))):
+        for byte in b"".join([codec.encode(command) for command in (V6, CONNECT, *MESSAGE)]):
             peer.sendall(bytes([byte]))
             wait_until(lambda: _unread(peer) == 0, "the byte is read")
         while not responses or responses[-1] != codec.Continue() or not _has_edits(responses):

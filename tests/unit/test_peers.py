@@ -67,8 +67,8 @@ def test_without_rules_there_is_no_door() -> None:
     slots = Slots(1)
     target = {"target": "tagger:Tagger"}
     assert open_door(load_settings(target, {}), slots, 0, []) is None
-    for rule in ({"allow": ["::1"]}, {"allow_user": ["root"]}, {"max_connections_per_peer": "1"}):
-        assert open_door(load_settings(target | rule, {}), slots, 0, []) is not None
+    for name, value in (("allow", ["::1"]), ("allow_user", ["root"]), ("max_connections_per_peer", "1")):
+        assert open_door(load_settings({**target, name: value}, {}), slots, 0, []) is not None
 
 
 def test_one_line_at_a_time_and_none_is_lost() -> None:
