@@ -15,6 +15,7 @@ from fastmilter.plan import build_options, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.models import describe_model, make_worker
+from fastmilter.server.peers import warnings_about
 from fastmilter.server.privileges import drop, identity_for
 from fastmilter.server.settings import OPTIONS, Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
@@ -95,5 +96,6 @@ def check(settings: Settings) -> Iterator[str]:
     yield from (line for line in described if line.startswith(_WARNING))
     if not filter_class._fastmilter_plan.overridden:
         yield f"{_WARNING}{filter_class.__name__} overrides no callback: it does nothing"
+    yield from (_WARNING + text for text in warnings_about(settings))
     yield from (_WARNING + warning for warning in settings.warnings)
     yield "the configuration can be used"

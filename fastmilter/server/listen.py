@@ -210,11 +210,11 @@ def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
         raise AddressInUse(f"{address}: {error}") from None
     try:
         _refuse_unless_stale(address, path, lock)
-        lock.write(None)
+        _checked(address, lambda: lock.write(None))
         sock, status = _make_unix(
             address, path, backlog, -1 if owner is None else owner, -1 if group is None else group
         )
-        lock.write(identity_of(status))
+        _checked(address, lambda: lock.write(identity_of(status)))
     except BaseException:
         lock.release()
         raise

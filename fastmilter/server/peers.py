@@ -12,10 +12,11 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from fastmilter.endpoints import EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server.privileges import user_number
 
@@ -33,6 +34,7 @@ LOG_EVERY_S: Final = 1.0
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 _NOBODY_KNOWS: Final = 0xFFFFFFFF
+_TCP: Final = {EndpointKind.INET, EndpointKind.INET6}
 
 
 # Reading the options.
@@ -105,6 +107,20 @@ def address_of(text: str) -> Address:
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def warnings_about(settings: "Settings") -> Iterator[str]:
+    """Yield where more may connect than is likely meant, and rules that mean nothing."""
+    for address in settings.listen:
+        if address.is_abstract and not settings.allow_user:
+            yield f"everybody on this machine may connect to {address}, which has no permissions: see --allow-user"
+        elif address.kind in _TCP and address.host in (None, "0.0.0.0", "::") and not settings.allow:
+            yield f"everybody who reaches this machine may connect to {address}: see --allow"
+    kinds = {address.kind for address in settings.listen}
+    if settings.allow and kinds == {EndpointKind.UNIX}:
+        yield "--allow means nothing on unix sockets: see --allow-user"
+    if settings.allow_user and kinds <= _TCP:
+        yield "--allow-user means nothing on TCP: see --allow"
 
 
 # The door.

@@ -29,6 +29,7 @@ from fastmilter.server import channel, descriptors, policy, privileges, titles
 from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.path_lock import AddressInUse
+from fastmilter.server.peers import warnings_about
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
@@ -445,11 +446,8 @@ def _prepare(settings: Settings) -> privileges.Identity | None:
     most = kernels_backlog()
     if most is not None and settings.backlog > most:
         log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
-    for address in settings.listen:
-        if address.is_abstract and not settings.allow_user:
-            log.warning(
-                "everybody on this machine may connect to %s: it has no permissions (see --allow-user)", address
-            )
+    for warning in warnings_about(settings):
+        log.warning("%s", warning)
     return identity
 
 
