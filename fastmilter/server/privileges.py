@@ -113,8 +113,10 @@ def drop(identity: Identity) -> None:
     if identity.home is not None:
         os.environ["HOME"] = identity.home
         os.environ["USER"] = os.environ["LOGNAME"] = pwd.getpwuid(identity.uid).pw_name
-    if not os.access(".", os.X_OK):
-        log.warning("user %r may not enter %r, where this server was started", identity.name, os.getcwd())
+    # Where modules come from: what is not readable would only be "not found" later.
+    for place in (os.getcwd(), os.path.dirname(os.__file__), os.path.dirname(__file__)):
+        if not os.access(place, os.R_OK | os.X_OK):
+            log.warning("user %r may not read %r: imports from there will fail", identity.name, place)
 
 
 def _forbid_new_privileges() -> None:
