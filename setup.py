@@ -28,6 +28,7 @@ CYTHON = ("_text", "_call", "_messages", "_packets", "_scan", "_codec", "_encode
 COMPILED = (
     "addresses",
     "macros",
+    "limits",
     "edits",
     "message",
     "filter",

@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from fastmilter.plan import CALLBACKS
+from fastmilter.server.peer_counts import PeerCounts
 
 CAPACITY: Final = 4096
 """Slots that a server makes; untouched ones cost no memory. Two generations of the most workers allowed fit."""
@@ -67,6 +68,8 @@ class Slots:
         view = memoryview(self._map)
         self._words = view.cast("Q")
         self._clocks = view.cast("d")
+        self.peers: Final = PeerCounts(count)
+        """The connections of each peer, where they are limited."""
         self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
 
     def _at(self, slot: int, word: int) -> int:
@@ -87,6 +90,7 @@ class Slots:
         """Empty a slot, before the birth or after the death of its worker."""
         for word in range(_WORDS_PER_SLOT):
             self._words[self._at(slot, word)] = 0
+        self.peers.clear(slot)
         self._words[0] = max(self._words[0], slot + 1)
 
     # The worker's, in its own slot.
@@ -189,6 +193,10 @@ class Slots:
     def active(self) -> list[int]:
         """Return the slots in which a worker lives."""
         return [slot for slot in range(self._words[0]) if self.pid(slot)]
+
+    def all_connections(self) -> int:
+        """Return the number of connections of all workers, those of draining ones among them."""
+        return sum([self.connections(slot) for slot in range(self._words[0])])
 
     def mean_connections(self) -> float:
         """Return the mean number of connections of the workers that take new ones; 0.0 if there is none."""

@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, Protocol
 
-from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, policy, titles
-from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
+from fastmilter.server import channel, descriptors, policy, privileges, titles
+from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
+from fastmilter.server.path_lock import AddressInUse
+from fastmilter.server.peers import warnings_about
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
@@ -36,6 +37,9 @@ from fastmilter.server.stacks import StackPipe
 from fastmilter.server.watchman import Watchman
 
 log = logging.getLogger(__name__)
+
+BIND_AGAIN_S: Final = 0.25
+"""How long a server that starts waits before it tries again to listen where another one still does."""
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
@@ -76,6 +80,8 @@ class _Setup:
 
     settings: Settings
     listeners: tuple[Listener, ...]
+    identity: privileges.Identity | None
+    """Whom they become before the filter is imported; ``None``: who the master is."""
 
 
 class Supervisor:
@@ -118,12 +124,11 @@ class Supervisor:
         with SignalPipe((*MASTER_SIGNALS, signal.SIGCHLD)) as self._signals:
             try:
                 with selectors.DefaultSelector() as self._selector:
-                    self._setups[1] = _Setup(self._settings, self._open_listeners(self._settings.listen))
                     self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
                         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
-                    self._do(self._policy.start())
+                    self._begin()
                     while self._status is None:
                         self._turn()
             finally:
@@ -132,6 +137,36 @@ class Supervisor:
                     child.link.close()  # to a worker that is still there, its master is gone
         log.info("the server ends status=%d", self._status)
         return self._status
+
+    def _begin(self) -> None:
+        """Open the listeners and start the first workers; an address that is still in use is waited for."""
+        settings = self._settings
+        identity = _prepare(settings)
+        deadline = time.monotonic() + settings.bind_timeout
+        waits = False
+        while self._status is None:
+            try:
+                listeners = self._open_listeners(settings)
+            except AddressInUse as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not waits:
+                    log.warning("%s; trying again for up to %.0f s", error, settings.bind_timeout)
+                waits = True
+                self._wait_to_bind(min(BIND_AGAIN_S, deadline - time.monotonic()))
+                continue
+            self._setups[1] = _Setup(settings, listeners, identity)
+            self._do(self._policy.start())
+            return
+
+    def _wait_to_bind(self, timeout_s: float) -> None:
+        """Let some time pass, unless we are told to stop; what else is asked for has no meaning yet."""
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            if key.data == self._on_lifeline:
+                self._on_lifeline()
+            elif self._signals.take() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
+                log.info("stopping before anything was served")
+                self._status = policy.EXIT_OK
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -264,7 +299,8 @@ class Supervisor:
         known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
         try:
             settings = self._reread()
-            listeners = self._open_listeners(settings.listen)
+            identity = _prepare(settings)
+            listeners = self._open_listeners(settings)
         except ConfigError as error:
             log.error("reload failed, the old workers stay: %s", error)
             return []
@@ -276,7 +312,7 @@ class Supervisor:
                 if id(listener) not in known:
                     listener.close()
             return []
-        self._setups[self._policy.newest] = _Setup(settings, listeners)
+        self._setups[self._policy.newest] = _Setup(settings, listeners, identity)
         return actions
 
     def _keep_setup(self, generation: int) -> None:
@@ -290,24 +326,27 @@ class Supervisor:
         self._settings = kept.settings
         titles.master_title(kept.settings.target.name)
 
-    def _open_listeners(self, addresses: Iterable[Endpoint]) -> tuple[Listener, ...]:
+    def _open_listeners(self, settings: Settings) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
         old = [listener for setup in self._setups.values() for listener in setup.listeners]
         listeners: list[Listener] = []
         opened: list[Listener] = []
         try:
-            for address in addresses:
+            for address in settings.listen:
                 listener = next((listener for listener in old if listener.is_at(address)), None)
                 if listener is None:
-                    listener = open_listener(address)
+                    listener = open_listener(address, backlog=settings.backlog)
                     opened.append(listener)
-                    where = spelling_for_postfix(listener.bound)
-                    log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
+                else:
+                    listener.socket.listen(settings.backlog)
                 listeners.append(listener)
         except ConfigError:
             for listener in opened:
                 listener.close()
             raise
+        for listener in opened:
+            where = spelling_for_postfix(listener.bound)
+            log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
         return tuple(listeners)
 
     def _close_listeners(self) -> None:
@@ -374,6 +413,8 @@ class Supervisor:
             self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
             if pipe.be_worker():
                 self._slots.set_stacks(spawn.slot)
+            if setup.identity is not None:
+                privileges.drop(setup.identity)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
             worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)
@@ -405,14 +446,28 @@ class Supervisor:
             os.close(self._lifeline)
         for other in self._setups.values():
             for listener in other.listeners:
-                if listener not in setup.listeners:
-                    listener.socket.close()
+                if listener in setup.listeners:
+                    listener.forget_lock()
+                else:
+                    listener.forget()
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # whoever read them has gone: no reason to stop serving
             stream.flush()
+
+
+def _prepare(settings: Settings) -> privileges.Identity | None:
+    """Check and provide what the system must have for ``settings``; return whom the workers become."""
+    identity = privileges.identity_for(settings.user, settings.group, allow_root=settings.allow_root)
+    descriptors.provide(settings)
+    most = kernels_backlog()
+    if most is not None and settings.backlog > most:
+        log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
+    for warning in warnings_about(settings):
+        log.warning("%s", warning)
+    return identity
 
 
 def _limits(settings: Settings) -> policy.Limits:

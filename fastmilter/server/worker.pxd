@@ -28,6 +28,8 @@ cdef class Worker:
     cdef readonly object _settings
     cdef dict _listeners
     cdef set _tcp
+    cdef object _door
+    cdef object _crowd
     cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots

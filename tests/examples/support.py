@@ -158,7 +158,7 @@ def free_port() -> int:
 def environment(**variables: str) -> dict[str, str]:
     """The environment of a process that finds fastmilter where this one does."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FASTMILTER_")}
-    return {**inherited, "PYTHONPATH": str(ROOT), **variables}
+    return {**inherited, "PYTHONPATH": str(ROOT), "FASTMILTER_ALLOW_ROOT": "yes", **variables}
 
 
 @dataclass
