@@ -164,8 +164,8 @@ class AsyncWorker(WaitingWorker):
                 try:
                     result = await awaitable
                     message = link.message
-                    if message is not None and message.has_unread_body:
-                        await message.read_body()
+                    if message is not None and message._has_unread_body:
+                        await message._read_body()
                 except asyncio.CancelledError as raised:
                     error = self._cancelled(job, raised)
                 except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us

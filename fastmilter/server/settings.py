@@ -216,7 +216,14 @@ OPTIONS: Final = (
     ),
     Option("user", _parse_name, None, "USER", "whom the filter runs as if the server is started by root"),
     Option("group", _parse_name, None, "GROUP", "the group that goes with it; without it that of the user"),
-    Option("allow_root", parse_flag, "no", "", "run the filter as root, which is refused otherwise", flag=True),
+    Option(
+        "allow_root",
+        parse_flag,
+        "yes",
+        "",
+        "run the filter as root if the server does; no (in the file or the environment) refuses that",
+        flag=True,
+    ),
     Option("workers", parse_workers, "auto", "N|auto", "worker processes; auto: one per processor"),
     Option(
         "max_connections_per_worker",
