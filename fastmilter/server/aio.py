@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,17 @@ from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.waiting import (
+    CLOSE_S,
+    EXPIRING,
+    LATE,
+    MOST_FRAMES,
+    RUNNING,
+    Job,
+    WaitingWorker,
+    stack_of,
+    step_of,
+)
 from fastmilter.server.worker import EXIT_DRAINED, Worker
 
 log = logging.getLogger(__name__)
@@ -39,7 +50,6 @@ STOPPED_S: Final = 5.0
 """How long ``worker_stopped`` may take."""
 
 _NO_LOCK: Final = contextlib.nullcontext()
-_MOST_FRAMES: Final = 30
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -180,7 +190,7 @@ class AsyncWorker(WaitingWorker):
     async def _called(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call, in a thread if it may block, and wait for what it returns."""
         if self._threads is not None and link.callback not in self.plan.async_callbacks:
-            return await self._in_thread(call)
+            return await self._in_thread(link, call)
         return await _settled(self._on_loop(link, call))
 
     def _on_loop(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
@@ -191,12 +201,21 @@ class AsyncWorker(WaitingWorker):
         finally:
             self._in_work.leave()
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
         assert self._threads is not None
         context = contextvars.copy_context()
-        submitted = self._threads.submit(context.run, call)
+
+        def run() -> Any:
+            link.thread = threading.get_ident()
+            try:
+                return context.run(call)
+            finally:
+                link.thread = 0
+
+        submitted = self._threads.submit(run)
         waiting = asyncio.wrap_future(submitted)
+        waiting.add_done_callback(_note_exception)  # asyncio would complain of one that came after the cancellation
         cancelled: asyncio.CancelledError | None = None
         while not submitted.done():
             try:
@@ -265,6 +284,8 @@ class AsyncWorker(WaitingWorker):
         self._set_timer()
 
     def _stack(self, job: Job) -> str:
+        if job.link.thread:
+            return stack_of(job.link.thread)
         lines = [
             f"  File {frame.f_code.co_filename!r}, line {frame.f_lineno}, in {frame.f_code.co_name}"
             for frame in _frames(job.runner.get_coro())
@@ -272,9 +293,14 @@ class AsyncWorker(WaitingWorker):
         return "\n".join(lines)
 
 
+def _note_exception(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
 def _frames(waiting: Any) -> Iterator[FrameType]:
     """Yield the frames of what a coroutine waits for, outermost first, without this module's own."""
-    for _ in range(_MOST_FRAMES):
+    for _ in range(MOST_FRAMES):
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is None:
             return

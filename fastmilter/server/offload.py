@@ -15,7 +15,6 @@ import os
 import queue
 import sys
 import threading
-import traceback
 from collections import deque
 from typing import Any, Final
 
@@ -26,14 +25,12 @@ from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import LATE, Job, WaitingWorker
+from fastmilter.server.waiting import LATE, Job, WaitingWorker, stack_of
 
 log = logging.getLogger(__name__)
 
 SWITCH_S: Final = 0.0005
 """How long a thread computes before another may, the loop above all (Python's own default is ten times that)."""
-
-_MOST_FRAMES: Final = 30
 
 
 class Alarm:
@@ -127,10 +124,7 @@ class ThreadedWorker(WaitingWorker):
                 master_channel.send(self._channel, master_channel.Retire())
 
     def _stack(self, job: Job) -> str:
-        frame = sys._current_frames().get(job.runner)
-        if frame is None:
-            return "its thread is gone"
-        return "".join(traceback.format_stack(frame, _MOST_FRAMES)).rstrip()
+        return stack_of(job.runner)
 
     # -- the threads' side ---------------------------------------------------------------------------------------
 

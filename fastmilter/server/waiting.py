@@ -14,7 +14,9 @@ A connection whose MTA has gone stays until its last callbacks have run (``_leav
 
 import logging
 import math
+import sys
 import time
+import traceback
 from contextlib import AbstractContextManager
 from enum import IntEnum
 from typing import Any, Final
@@ -39,6 +41,9 @@ LOOK_S: Final = 0.1
 
 CLOSE_S: Final = 2.0
 """How long a worker that leaves waits for the callbacks that its last connections still get."""
+
+MOST_FRAMES: Final = 30
+"""How much of the stack of a late callback is logged."""
 
 _CLOSED: Final = Phase.CLOSED
 _HEADROOM = HEADROOM
@@ -410,6 +415,12 @@ class WaitingWorker(Worker):
             log.error(
                 "%d connections are left without their last callbacks: theirs do not come back", len(self._leaving)
             )
+
+
+def stack_of(thread: int) -> str:
+    """Return what a thread is doing, as the lines of a traceback."""
+    frame = sys._current_frames().get(thread)
+    return "  its thread is gone" if frame is None else "".join(traceback.format_stack(frame, MOST_FRAMES)).rstrip()
 
 
 def step_of(link: WaitingLink) -> Step:
