@@ -102,7 +102,9 @@ def with_kinds(page: str, document: Document) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.readme", description="Quotes the benchmark in the documentation.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.readme", description="Quotes the benchmark in the documentation."
+    )
     parser.add_argument("--write", action="store_true", help="into the documents; else print")
     document = read()
     if not parser.parse_args().write:

@@ -151,6 +151,7 @@ BODIES = {
     for size, messages in ((1, 100), (10, 20), (100, 4))
 }
 
+
 def waiting(connections: int, kinds: tuple[str, ...], libmilters: tuple[str, ...], *, quick: bool) -> Row:
     """A row about filters that wait 5 ms at the end of each message; the keys of ours are the kinds of filter."""
     traffic = Traffic(connections=connections, warmup=2 * connections)

@@ -54,13 +54,13 @@ class Crowd:
     job: Job
     connections: int
     limit_kb: float
-    """What we allow ourselves for each."""
+    """What we allow ourselves for each, with what the job keeps of its message."""
     options: tuple[str, ...] = ()
 
 
 CROWDS = {
-    "async": Crowd(Job("SecondAsync", "typical", edits=3), 2_000, 10.0),
-    "blocking": Crowd(Job("SecondBlocking", "typical", edits=3), 500, 100.0, ("--threads", "500")),
+    "async": Crowd(Job("SecondAsync", "typical", edits=3), 2_000, 20.0),
+    "blocking": Crowd(Job("SecondBlocking", "typical", edits=3), 500, 60.0, ("--threads", "500")),
 }
 
 
@@ -74,7 +74,10 @@ def waiting_message(address: str, seconds: int) -> Iterator[Future[tuple[bool, i
     def send() -> tuple[bool, int]:
         with Client(address) as client:
             outcome = client.send_message(
-                MESSAGE, f"{seconds}@{WAITING_DOMAIN}", ["anna@harbour.example"], macros={"end_of_message": {"i": "4X1"}}
+                MESSAGE,
+                f"{seconds}@{WAITING_DOMAIN}",
+                ["anna@harbour.example"],
+                macros={"end_of_message": {"i": "4X1"}},
             )
         return outcome.verdict == CONTINUE, len(outcome.modifications)
 
