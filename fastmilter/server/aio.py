@@ -61,6 +61,7 @@ class AsyncWorker(WaitingWorker):
         self._asks_on_timeout = inspect.iscoroutinefunction(on_timeout)
         self._threads = ThreadPoolExecutor(settings.threads, "fastmilter callbacks") if filter_class.blocking else None
         self._asking: set[asyncio.Task[None]] = set()
+        self._entered: contextvars.Context | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -135,7 +136,7 @@ class AsyncWorker(WaitingWorker):
         while call is not None:
             result = error = None
             try:
-                result = link.context.run(call)
+                result = call() if link.context is self._entered else link.context.run(call)
             except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 error = raised
             if result is not None and inspect.isawaitable(result):
@@ -206,10 +207,20 @@ class AsyncWorker(WaitingWorker):
     def _task_ended(self, job: Job) -> None:
         if job.state is EXPIRING:
             return  # who asks on_timeout goes on
-        self._end_job(job)
+        with self._inside(job.link):
+            self._end_job(job)
         self._set_timer()
         if self._finished() and not self._over.done():
             self._over.set_result(None)
+
+    @contextlib.contextmanager
+    def _inside(self, link: WaitingLink) -> Iterator[None]:
+        """Note that a task of ``link`` runs: its context cannot be entered twice, and what follows is called in it."""
+        self._entered = link.context
+        try:
+            yield
+        finally:
+            self._entered = None
 
     def _interrupt(self, job: Job) -> None:
         """Cancel the callback that runs: nothing of what it does counts any more."""
@@ -238,7 +249,8 @@ class AsyncWorker(WaitingWorker):
         except Exception as error:  # noqa: BLE001 - the door around user code
             self.callback_failed(link, "on_timeout", error)
         job.state = RUNNING
-        self._give_up(job, verdict, not job.runner.done())
+        with self._inside(link):
+            self._give_up(job, verdict, not job.runner.done())
         self._set_timer()
 
     def _stack(self, job: Job) -> str:
