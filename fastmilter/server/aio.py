@@ -129,21 +129,17 @@ class AsyncWorker(WaitingWorker):
         job = Job(link, _NO_LOCK)
         if link.context is None:
             link.context = contextvars.copy_context()
-        call = job.run_call()
-        if self._threads is not None and call is not None:
-            self._start_task(job, self._called(link, call))
-            return True
-        while call is not None:
-            result = error = None
-            try:
-                result = call() if link.context is self._entered else link.context.run(call)
-            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
-                error = raised
-            if result is not None and inspect.isawaitable(result):
-                self._start_task(job, result)
-                return True
-            call = job.next_call(result, error)
-        return False
+        if self._threads is not None:
+            call = job.run_call()
+            awaitable = None if call is None else self._called(link, call)
+        elif link.context is self._entered:
+            awaitable = job.run_in_loop()
+        else:
+            awaitable = link.context.run(job.run_in_loop)
+        if awaitable is None:
+            return False
+        self._start_task(job, awaitable)
+        return True
 
     def _start_task(self, job: Job, awaitable: Awaitable[Any]) -> None:
         self._enlist(job.link, job)

@@ -11,6 +11,20 @@ cdef object _CLOSED
 cdef Py_ssize_t _HEADROOM
 
 
+cdef class Job:
+    cdef readonly WaitingLink link
+    cdef readonly object lock
+    cdef public object state
+    cdef public object runner
+    cdef public double ends_by
+
+    cpdef object run_call(self)
+    cpdef object next_call(self, result, error)
+    cpdef bint run(self) except -1
+    @cython.locals(link=WaitingLink)
+    cpdef object run_in_loop(self)
+
+
 cdef class WaitingWorker(Worker):
     cdef object _deadlines
     cdef double _soonest
