@@ -185,9 +185,9 @@ class WaitingLink(Link):
     def _give_up_call(self, is_running: bool) -> int:
         """Let go of the call in work; return its purpose. What is still to be called waits for it to come back."""
         purpose = self._purpose
+        is_notice = self.is_noticing
         todo = self._todo or []
         self._todo = None
-        is_notice = self.is_noticing
         if purpose == _MAKE:
             purpose, self.callback, self._arguments = todo.pop()
         elif purpose == _ERROR:

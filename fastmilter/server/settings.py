@@ -15,9 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from fastmilter.constants import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_RECIPIENTS
 from fastmilter.endpoints import Endpoint, parse_endpoint
 from fastmilter.errors import ConfigError
+from fastmilter.server.listen import BACKLOG
 from fastmilter.server.load import Target, parse_target
+from fastmilter.server.numbers import parse_backlog, parse_limit, parse_limit_or_auto, parse_number, whole_number
+from fastmilter.server.peers import Network, parse_networks, parse_users
 
 ENVIRONMENT_PREFIX: Final = "FASTMILTER_"
 FILTER_TABLE: Final = "filter"
@@ -39,7 +43,7 @@ def parse_workers(value: object) -> int:
     """Read a number of workers; "auto" is one per processor that this process may run on."""
     if value == "auto":
         return processors()
-    return _whole_number(value, 1, MAX_WORKERS, "a whole number from 1, or auto")
+    return whole_number(value, 1, MAX_WORKERS, "a whole number from 1, or auto")
 
 
 def processors() -> int:
@@ -52,17 +56,7 @@ def processors() -> int:
 
 def parse_threads(value: object) -> int:
     """Read a number of threads."""
-    return _whole_number(value, 1, MAX_THREADS, "a whole number from 1")
-
-
-def _whole_number(value: object, lowest: int, highest: int, form: str) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise ConfigError(f"{value!r} will not do: write {form}")
-    if value > highest:
-        raise ConfigError(f"{value} is too many: the most is {highest}")
-    return value
+    return whole_number(value, 1, MAX_THREADS, "a whole number from 1")
 
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -126,6 +120,12 @@ def _parse_log_level(value: object) -> str:
     if isinstance(value, str) and value.lower() in _LOG_LEVELS:
         return value.lower()
     raise ConfigError(f"{value!r} will not do: write {', '.join(_LOG_LEVELS[:-1])} or {_LOG_LEVELS[-1]}")
+
+
+def _parse_name(value: object) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+        return str(value)
+    raise ConfigError(f"{value!r} will not do: write a name or a number")
 
 
 def _parse_path(value: object) -> str:
@@ -193,11 +193,78 @@ OPTIONS: Final = (
         parse_listen,
         "inet:8894@127.0.0.1",
         "ADDRESS",
-        "where the MTA connects: inet:PORT@HOST, inet6:PORT@[HOST], unix:/path?mode=0660&group=postfix, fd:N,"
-        " or as Postfix writes it; may be given several times",
+        "where the MTA connects: inet:PORT@HOST, inet6:PORT@[HOST], unix:/path?mode=0660&owner=filter&group=postfix,"
+        " unix:@name, fd:N, or as Postfix writes it; may be given several times",
         repeat=True,
     ),
+    Option(
+        "allow",
+        parse_networks,
+        None,
+        "NETWORK",
+        "TCP peers that may connect, such as 192.0.2.0/24; may be given several times; without it everybody may",
+        repeat=True,
+    ),
+    Option(
+        "allow_user",
+        parse_users,
+        None,
+        "USER",
+        "users of this machine that may connect to a unix socket, by name or number; may be given several times;"
+        " without it everybody who has access to the socket may",
+        repeat=True,
+    ),
+    Option("user", _parse_name, None, "USER", "whom the filter runs as if the server is started by root"),
+    Option("group", _parse_name, None, "GROUP", "the group that goes with it; without it that of the user"),
+    Option("allow_root", parse_flag, "no", "", "run the filter as root, which is refused otherwise", flag=True),
     Option("workers", parse_workers, "auto", "N|auto", "worker processes; auto: one per processor"),
+    Option(
+        "max_connections_per_worker",
+        parse_limit_or_auto,
+        "auto",
+        "N|auto",
+        "connections of a worker at the same time, beyond which new ones wait; auto: 10000, or what the hard limit on"
+        " open files allows",
+    ),
+    Option(
+        "max_connections",
+        parse_limit,
+        "unlimited",
+        "N",
+        "connections of all workers together at the same time, beyond which new ones wait",
+    ),
+    Option(
+        "max_connections_per_peer",
+        parse_limit,
+        "unlimited",
+        "N",
+        "connections from one TCP address at the same time, beyond which new ones are closed",
+    ),
+    Option(
+        "max_recipients", parse_number, str(MAX_RECIPIENTS), "N", "recipients of a message; those beyond get 452 4.5.3"
+    ),
+    Option(
+        "max_header_fields",
+        parse_number,
+        str(MAX_HEADER_FIELDS),
+        "N",
+        "header fields of a message; with more: 552 5.3.4",
+    ),
+    Option(
+        "max_header_bytes",
+        parse_number,
+        str(MAX_HEADER_BYTES),
+        "BYTES",
+        "names and values of the header fields of a message together; with more: 552 5.3.4",
+    ),
+    Option("backlog", parse_backlog, str(BACKLOG), "N", "connections that may wait to be accepted, at each address"),
+    Option(
+        "bind_timeout",
+        parse_duration,
+        "5",
+        "SECONDS",
+        "how long a server that starts waits for an address at which another one still listens",
+    ),
     Option("threads", parse_threads, "32", "N", "threads in each worker for a filter that sets blocking = True"),
     Option("config", _parse_path, None, "FILE", "read options from this TOML file", in_file=False),
     Option(
@@ -218,6 +285,20 @@ OPTIONS: Final = (
         "",
         "write a line for each message that has its verdict, or is dropped before one, whatever the log level",
         flag=True,
+    ),
+    Option(
+        "slow_callback",
+        parse_duration,
+        "2",
+        "SECONDS",
+        "a callback that holds up the loop of its worker for so long is logged with its stack",
+    ),
+    Option(
+        "kill_hung",
+        parse_duration,
+        None,
+        "SECONDS",
+        "kill a worker that has stood still for so long, in mid-message too; not given: none is killed",
     ),
     Option("ready_timeout", parse_duration, "60", "SECONDS", "longest time a worker may take to load the filter"),
     Option("negotiation_timeout", parse_duration, "30", "SECONDS", "longest silence of an MTA before its first packet"),
@@ -256,12 +337,27 @@ class Settings:
 
     target: Target
     listen: tuple[Endpoint, ...]
+    allow: tuple[Network, ...]
+    allow_user: tuple[int, ...]
+    user: str | None
+    group: str | None
+    allow_root: bool
     workers: int
+    max_connections_per_worker: int
+    max_connections: int
+    max_connections_per_peer: int
+    max_recipients: int
+    max_header_fields: int
+    max_header_bytes: int
+    backlog: int
+    bind_timeout: float
     threads: int
     config: str | None
     check_config: bool
     log_level: str
     log_messages: bool
+    slow_callback: float
+    kill_hung: float | None
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float
@@ -297,7 +393,8 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
         elif option.name in from_file:
             values[option.name] = _parsed(option, from_file[option.name], f"{option.name} in {config}")
         else:
-            values[option.name] = option.parse(option.default) if option.default is not None else None
+            missing = () if option.repeat else None
+            values[option.name] = option.parse(option.default) if option.default is not None else missing
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
     return Settings(

@@ -24,16 +24,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, Protocol
 
-from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, policy, titles
-from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
+from fastmilter.server import channel, descriptors, policy, privileges, titles
+from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
+from fastmilter.server.path_lock import AddressInUse
+from fastmilter.server.peers import warnings_about
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
+from fastmilter.server.stacks import StackPipe
+from fastmilter.server.watchman import Watchman
 
 log = logging.getLogger(__name__)
+
+BIND_AGAIN_S: Final = 0.25
+"""How long a server that starts waits before it tries again to listen where another one still does."""
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
@@ -74,6 +80,8 @@ class _Setup:
 
     settings: Settings
     listeners: tuple[Listener, ...]
+    identity: privileges.Identity | None
+    """Whom they become before the filter is imported; ``None``: who the master is."""
 
 
 class Supervisor:
@@ -102,6 +110,7 @@ class Supervisor:
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
         self._slots = Slots(CAPACITY)
+        self._watchman = Watchman(self._slots)
         self._children: dict[int, _Child] = {}
         self._setups: dict[int, _Setup] = {}
         self._status: int | None = None
@@ -115,12 +124,11 @@ class Supervisor:
         with SignalPipe((*MASTER_SIGNALS, signal.SIGCHLD)) as self._signals:
             try:
                 with selectors.DefaultSelector() as self._selector:
-                    self._setups[1] = _Setup(self._settings, self._open_listeners(self._settings.listen))
                     self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
                         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
-                    self._do(self._policy.start())
+                    self._begin()
                     while self._status is None:
                         self._turn()
             finally:
@@ -130,14 +138,44 @@ class Supervisor:
         log.info("the server ends status=%d", self._status)
         return self._status
 
+    def _begin(self) -> None:
+        """Open the listeners and start the first workers; an address that is still in use is waited for."""
+        settings = self._settings
+        identity = _prepare(settings)
+        deadline = time.monotonic() + settings.bind_timeout
+        waits = False
+        while self._status is None:
+            try:
+                listeners = self._open_listeners(settings)
+            except AddressInUse as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not waits:
+                    log.warning("%s; trying again for up to %.0f s", error, settings.bind_timeout)
+                waits = True
+                self._wait_to_bind(min(BIND_AGAIN_S, deadline - time.monotonic()))
+                continue
+            self._setups[1] = _Setup(settings, listeners, identity)
+            self._do(self._policy.start())
+            return
+
+    def _wait_to_bind(self, timeout_s: float) -> None:
+        """Let some time pass, unless we are told to stop; what else is asked for has no meaning yet."""
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            if key.data == self._on_lifeline:
+                self._on_lifeline()
+            elif self._signals.take() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
+                log.info("stopping before anything was served")
+                self._status = policy.EXIT_OK
+
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        deadline = self._policy.next_deadline()
+        deadlines = [at for at in (self._policy.next_deadline(), self._watchman.next_look()) if at is not None]
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
-        timeout = None if deadline is None else max(0.0, deadline - before)
+        timeout = max(0.0, min(deadlines) - before) if deadlines else None
         events = self._selector.select(timeout)
         late = 0.0 if timeout is None else time.monotonic() - before - timeout
         if late > GAP_S:
@@ -147,6 +185,7 @@ class Supervisor:
         for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
             key.data()
         self._do(self._policy.on_time())
+        self._do(policy.Kill(worker) for worker in self._watchman.look())
 
     def _do(self, actions: Iterable[policy.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
@@ -245,6 +284,7 @@ class Supervisor:
         if child.pidfd >= 0:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
+        self._watchman.remove(child.worker)
         if self._slots.pid(child.slot) == child.pid:
             self._slots.clear(child.slot)
         status = os.waitstatus_to_exitcode(wait_status)
@@ -259,7 +299,8 @@ class Supervisor:
         known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
         try:
             settings = self._reread()
-            listeners = self._open_listeners(settings.listen)
+            identity = _prepare(settings)
+            listeners = self._open_listeners(settings)
         except ConfigError as error:
             log.error("reload failed, the old workers stay: %s", error)
             return []
@@ -271,7 +312,7 @@ class Supervisor:
                 if id(listener) not in known:
                     listener.close()
             return []
-        self._setups[self._policy.newest] = _Setup(settings, listeners)
+        self._setups[self._policy.newest] = _Setup(settings, listeners, identity)
         return actions
 
     def _keep_setup(self, generation: int) -> None:
@@ -285,24 +326,27 @@ class Supervisor:
         self._settings = kept.settings
         titles.master_title(kept.settings.target.name)
 
-    def _open_listeners(self, addresses: Iterable[Endpoint]) -> tuple[Listener, ...]:
+    def _open_listeners(self, settings: Settings) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
         old = [listener for setup in self._setups.values() for listener in setup.listeners]
         listeners: list[Listener] = []
         opened: list[Listener] = []
         try:
-            for address in addresses:
+            for address in settings.listen:
                 listener = next((listener for listener in old if listener.is_at(address)), None)
                 if listener is None:
-                    listener = open_listener(address)
+                    listener = open_listener(address, backlog=settings.backlog)
                     opened.append(listener)
-                    where = spelling_for_postfix(listener.bound)
-                    log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
+                else:
+                    listener.socket.listen(settings.backlog)
                 listeners.append(listener)
         except ConfigError:
             for listener in opened:
                 listener.close()
             raise
+        for listener in opened:
+            where = spelling_for_postfix(listener.bound)
+            log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
         return tuple(listeners)
 
     def _close_listeners(self) -> None:
@@ -313,19 +357,27 @@ class Supervisor:
     # -- birth ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+        pipe = None
         try:
-            child = self._fork(spawn)
+            pipe = StackPipe()
+            child = self._fork(spawn, pipe)
         except OSError as error:
+            if pipe is not None:
+                pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
         self._children[spawn.worker] = child
         self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
         if child.pidfd >= 0:
             self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        settings = self._setups[spawn.generation].settings
+        self._watchman.add(
+            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
+        )
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
 
-    def _fork(self, spawn: policy.Spawn) -> _Child:
+    def _fork(self, spawn: policy.Spawn, pipe: StackPipe) -> _Child:
         """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
         ours, theirs = channel.open_channel()
         self._slots.clear(spawn.slot)
@@ -334,19 +386,22 @@ class Supervisor:
             with self._signals.blocked():
                 pid = os.fork()
                 if pid == 0:
-                    self._live(spawn, ours, theirs)
+                    self._live(spawn, ours, theirs, pipe)
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
+        pipe.be_master()
         pidfd = -1
         if self._pidfds:
             with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
                 pidfd = os.pidfd_open(pid)
         return _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
 
-    def _live(self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
+    def _live(
+        self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket, pipe: StackPipe
+    ) -> NoReturn:
         """Be a worker, from the fork to the end of the process."""
         status = policy.EXIT_SOFTWARE
         try:
@@ -356,6 +411,10 @@ class Supervisor:
             self._forget_master(setup)
             titles.worker_title(spawn.number, setup.settings.target.name)
             self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
+            if pipe.be_worker():
+                self._slots.set_stacks(spawn.slot)
+            if setup.identity is not None:
+                privileges.drop(setup.identity)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
             worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)
@@ -378,6 +437,7 @@ class Supervisor:
         died. Nothing is unregistered from the selector, which would change the master's too: both share it.
         """
         self._selector.close()
+        self._watchman.forget()
         for sibling in self._children.values():
             sibling.link.close()
             if sibling.pidfd >= 0:
@@ -386,14 +446,28 @@ class Supervisor:
             os.close(self._lifeline)
         for other in self._setups.values():
             for listener in other.listeners:
-                if listener not in setup.listeners:
-                    listener.socket.close()
+                if listener in setup.listeners:
+                    listener.forget_lock()
+                else:
+                    listener.forget()
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # whoever read them has gone: no reason to stop serving
             stream.flush()
+
+
+def _prepare(settings: Settings) -> privileges.Identity | None:
+    """Check and provide what the system must have for ``settings``; return whom the workers become."""
+    identity = privileges.identity_for(settings.user, settings.group, allow_root=settings.allow_root)
+    descriptors.provide(settings)
+    most = kernels_backlog()
+    if most is not None and settings.backlog > most:
+        log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
+    for warning in warnings_about(settings):
+        log.warning("%s", warning)
+    return identity
 
 
 def _limits(settings: Settings) -> policy.Limits:

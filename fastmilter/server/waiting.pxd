@@ -3,6 +3,7 @@
 cimport cython
 
 from fastmilter.conversation cimport Conversation
+from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Stream
 from fastmilter.server.overtime cimport WaitingLink
 from fastmilter.server.worker cimport Link, Worker
@@ -21,8 +22,8 @@ cdef class Job:
     cpdef object run_call(self)
     cpdef object next_call(self, result, error)
     cpdef bint run(self) except -1
-    @cython.locals(link=WaitingLink)
-    cpdef object run_in_loop(self)
+    @cython.locals(link=WaitingLink, is_next=bint)
+    cpdef object run_in_loop(self, InWork in_work)
 
 
 cdef class WaitingWorker(Worker):

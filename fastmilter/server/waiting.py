@@ -24,6 +24,7 @@ from fastmilter.constants import STEPS, Step
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.replies import Verdict
+from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
 from fastmilter.server.overtime import WaitingLink
@@ -109,7 +110,7 @@ class Job:
                 call = self.next_call(result, error)
         return True
 
-    def run_in_loop(self) -> Any:
+    def run_in_loop(self, in_work: InWork) -> Any:
         """Run calls up to the first that returns an awaitable; return that, or ``None`` if there is none.
 
         Only the loop itself may: nobody else looks at the conversation meanwhile, so there is no lock.
@@ -121,17 +122,23 @@ class Job:
             self.state = DONE
             return None
         self.state = RUNNING
-        while True:
+        is_next = True
+        awaitable = None
+        while is_next and awaitable is None:
             result = error = None
+            in_work.enter(link)
             try:
                 result = link.invoke()
             except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 error = raised
             if result is not None and isawaitable(result):
-                return result
-            if not link.take_outcome(result, error):
-                self.state = DONE
-                return None
+                awaitable = result
+            else:
+                is_next = link.take_outcome(result, error)
+        in_work.leave()
+        if awaitable is None:
+            self.state = DONE
+        return awaitable
 
 
 class WaitingWorker(Worker):

@@ -3,6 +3,7 @@
 cimport cython
 
 from fastmilter.conversation cimport Conversation
+from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Poller, Stream, accept
 from fastmilter.server.message_log cimport MessageLog
 from fastmilter.server.slots cimport Slots
@@ -27,10 +28,13 @@ cdef class Worker:
     cdef readonly object _settings
     cdef dict _listeners
     cdef set _tcp
+    cdef object _door
+    cdef object _crowd
     cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
+    cdef readonly InWork _in_work
     cdef dict _links
     cdef readonly Poller _poller
     cdef object _buffer
