@@ -22,6 +22,7 @@ README = ROOT / "README.md"
 KINDS = ROOT / "docs" / "kinds.md"
 BEGIN = "<!-- from bench/results.json by python -m bench.readme --write -->"
 END = "<!-- to here -->"
+UNMEASURED = "What each kind costs per message is measured by `make bench` (see [bench/README.md](../bench/README.md))."
 KINDS_BEGIN, KINDS_END = "<!-- bench:kinds -->", "<!-- /bench:kinds -->"
 
 
@@ -78,7 +79,7 @@ def kinds(document: Document) -> str:
     memory = {aim["job"]: f"{aim['value']:.1f} KB" for aim in document["aims"] if aim["aim"] == MEMORY}
     rows = [_costs(kind, few[kind], many, memory.get(crowd_job(kind), "-")) for kind in WAITING if kind in few]
     if not rows:
-        return f"{KINDS_BEGIN}\nNot measured yet.\n{KINDS_END}"
+        return f"{KINDS_BEGIN}\n{UNMEASURED}\n{KINDS_END}"
     libmilter = [few[kind] for kind in LIBMILTER if kind in few]
     if libmilter:
         fastest = max(libmilter, key=lambda line: line["per_second"])
