@@ -101,14 +101,18 @@ class AsyncWorker(WaitingWorker):
         if self._finished() and not self._over.done():
             self._over.set_result(None)
 
+    def _on_timer(self) -> None:
+        self._timer = None  # it may come a little early, and is set again then
+        self._on_ready()
+
     def _set_timer(self) -> None:
         at = self._wake_at()
         if self._timer is not None:
-            if self._timer_at <= at and not self._timer.cancelled() and self._timer_at > time.monotonic():
+            if self._timer_at <= at:
                 return  # it comes early enough; then we look again
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_ready)
+        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
 
     async def _leave(self) -> None:
         """Close what is open, and wait a while for the last callbacks."""
@@ -186,17 +190,18 @@ class AsyncWorker(WaitingWorker):
         """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
         assert self._threads is not None
         context = contextvars.copy_context()
-        future = self._loop.run_in_executor(self._threads, context.run, call)
+        submitted = self._threads.submit(context.run, call)
+        waiting = asyncio.wrap_future(submitted)
         cancelled: asyncio.CancelledError | None = None
-        while not future.done():
+        while not submitted.done():
             try:
-                await asyncio.wait({future})
+                await asyncio.wait({waiting})
             except asyncio.CancelledError as error:
                 cancelled = error
-                future.cancel()  # unless it has begun
+                submitted.cancel()  # unless it has begun
         if cancelled is not None:
             raise cancelled
-        return future.result()
+        return submitted.result()
 
     def _cancelled(self, job: Job, error: asyncio.CancelledError) -> BaseException | None:
         """Return what a cancelled callback counts as: nothing, if it was cancelled by us."""
@@ -227,7 +232,7 @@ class AsyncWorker(WaitingWorker):
         self._loop.call_soon(self._cancel, job)  # not at once: a task that has not begun would never reach its end
 
     def _cancel(self, job: Job) -> None:
-        if job.state is LATE or not job.link.is_noticing:
+        if job.state is LATE or job.link.is_interruptible:
             job.runner.cancel(OUT_OF_TIME if job.state is LATE else None)  # the difference is for guards of back-ends
 
     def _expire(self, job: Job, now: float) -> None:

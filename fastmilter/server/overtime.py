@@ -160,6 +160,11 @@ class WaitingLink(Link):
             purpose = self._todo[-1][0]
         return purpose > _LAST_CHUNK and purpose != _NEGOTIATE
 
+    @property
+    def is_interruptible(self) -> bool:
+        """Whether the call in work may be ended early where its message, or its session, is over."""
+        return self._is_for_step() or self._purpose == _NEGOTIATE
+
     def out_of_time(self, verdict: Verdict, is_running: bool) -> None:
         """Answer the step in work with ``verdict``, since its callback has run out of time.
 

@@ -238,7 +238,7 @@ class WaitingWorker(Worker):
         with job.lock:
             if job.state in (QUEUED, RUNNING):
                 link.is_dropped = link.session.in_message
-                if not link.is_noticing:
+                if link.is_interruptible:
                     self._interrupt(job)
 
     def _proceed(self, link: WaitingLink) -> None:
