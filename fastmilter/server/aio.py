@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME
+from fastmilter.replies import Verdict
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.waiting import (
@@ -144,21 +145,15 @@ class AsyncWorker(WaitingWorker):
         job = Job(link, _NO_LOCK)
         if link.context is None:
             link.context = contextvars.copy_context()
-        call = job.run_call()
-        if self._threads is not None and call is not None:
-            self._start_task(job, self._called(link, call))
-            return True
-        while call is not None:
-            result = error = None
-            try:
-                result = link.context.run(self._on_loop, link, call)
-            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
-                error = raised
-            if result is not None and inspect.isawaitable(result):
-                self._start_task(job, result)
-                return True
-            call = job.next_call(result, error)
-        return False
+        if self._threads is None:
+            awaitable = link.context.run(job.run_in_loop, self._in_work)
+        else:
+            call = job.run_call()
+            awaitable = None if call is None else self._called(link, call)
+        if awaitable is None:
+            return False
+        self._start_task(job, awaitable)
+        return True
 
     def _start_task(self, job: Job, awaitable: Awaitable[Any]) -> None:
         self._enlist(job.link, job)
@@ -279,6 +274,9 @@ class AsyncWorker(WaitingWorker):
             verdict = self._verdict_or(result, own, link)
         except Exception as error:  # noqa: BLE001 - the door around user code
             self.callback_failed(link, "on_timeout", error)
+        self._loop.call_soon(self._give_up_asked, job, verdict)  # not at once, as in _task_ended
+
+    def _give_up_asked(self, job: Job, verdict: Verdict) -> None:
         job.state = RUNNING
         self._give_up(job, verdict, not job.runner.done())
         self._set_timer()

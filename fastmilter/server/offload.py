@@ -133,7 +133,7 @@ class ThreadedWorker(WaitingWorker):
         while True:
             job = self._queue.get()
             job.runner = threading.get_ident()
-            was_running = self._run(job)
+            was_running = job.run()
             is_late = was_running and job.state is LATE
             if is_late:
                 with self._counting:
@@ -143,22 +143,6 @@ class ThreadedWorker(WaitingWorker):
             self._alarm_clock.set()
             if is_late:
                 return
-
-    def _run(self, job: Job) -> bool:
-        """Run the calls of a job; tell whether there were any."""
-        with job.lock:
-            call = job.run_call()
-        if call is None:
-            return False
-        while call is not None:
-            result = error = None
-            try:
-                result = call()
-            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
-                error = raised
-            with job.lock:
-                call = job.next_call(result, error)
-        return True
 
     # -- for the conversations -----------------------------------------------------------------------------------
 

@@ -19,12 +19,14 @@ import time
 import traceback
 from contextlib import AbstractContextManager
 from enum import IntEnum
+from inspect import isawaitable
 from typing import Any, Final
 
 from fastmilter.constants import STEPS, Step
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.replies import Verdict
+from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
 from fastmilter.server.overtime import WaitingLink
@@ -68,8 +70,6 @@ QUEUED, RUNNING, EXPIRING, LATE, DONE = JobState
 class Job:
     """The calls that a connection's packets lead to, until there are none left."""
 
-    __slots__ = ("ends_by", "link", "lock", "runner", "state")
-
     def __init__(self, link: WaitingLink, lock: AbstractContextManager[Any]) -> None:
         """Prepare the calls of ``link``; ``lock`` guards it and its conversation while a callback runs."""
         self.link = link
@@ -98,6 +98,52 @@ class Job:
             return self.link.take_call()
         self.state = DONE
         return None
+
+    def run(self) -> bool:
+        """Run all calls, in a thread of their own; tell whether there were any."""
+        with self.lock:
+            call = self.run_call()
+        if call is None:
+            return False
+        while call is not None:
+            result = error = None
+            try:
+                result = call()
+            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
+                error = raised
+            with self.lock:
+                call = self.next_call(result, error)
+        return True
+
+    def run_in_loop(self, in_work: InWork) -> Any:
+        """Run calls up to the first that returns an awaitable; return that, or ``None`` if there is none.
+
+        Only the loop itself may: nobody else looks at the conversation meanwhile, so there is no lock.
+        """
+        link = self.link
+        if self.state is not QUEUED:
+            return None
+        if not link.is_wanted():
+            self.state = DONE
+            return None
+        self.state = RUNNING
+        is_next = True
+        awaitable = None
+        while is_next and awaitable is None:
+            result = error = None
+            in_work.enter(link)
+            try:
+                result = link.invoke()
+            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
+                error = raised
+            if result is not None and isawaitable(result):
+                awaitable = result
+            else:
+                is_next = link.take_outcome(result, error)
+        in_work.leave()
+        if awaitable is None:
+            self.state = DONE
+        return awaitable
 
 
 class WaitingWorker(Worker):
