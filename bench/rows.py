@@ -152,17 +152,14 @@ BODIES = {
 }
 
 
-def waiting(
-    connections: int, kinds: tuple[str, ...], libmilters: tuple[str, ...], *, quick: bool, threads: int | None = None
-) -> Row:
+def waiting(connections: int, kinds: tuple[str, ...], libmilters: tuple[str, ...], *, quick: bool) -> Row:
     """A row about filters that wait 5 ms at the end of each message; the keys of ours are the kinds of filter."""
     traffic = Traffic(connections=connections, warmup=2 * connections)
-    options = {"blocking": ("--threads", str(threads))} if threads else {}
     ours = tuple(
         Entry(
             kind,
-            " ".join((f"fastmilter, {kind}", *options.get(kind, ()))),
-            Contestant("fastmilter", WAITING[kind], "unix", options.get(kind, ())),
+            f"fastmilter, {kind}",
+            Contestant("fastmilter", WAITING[kind], "unix"),
             traffic,
         )
         for kind in kinds
@@ -259,7 +256,7 @@ ROWS = (
     latency("one-noop-tcp", "one connection, noop, every step answered, TCP", NOOP, "tcp", NOT_SLOWER),
     latency("one-edit-tcp", "one connection, edit at the end, TCP", TYPICAL, "tcp", NO_STALL),
     waiting(50, ("blocking", "async", "plain"), ("threads", "debian", "pymilter"), quick=True),
-    waiting(500, ("blocking", "async"), ("threads", "debian"), quick=False, threads=100),
+    waiting(500, ("blocking", "async"), ("threads", "debian"), quick=False),
     SENDMAIL,
     BESIDE_IDLE,
     SCALE,

@@ -179,6 +179,8 @@ class AsyncWorker(WaitingWorker):
                 if call is None:
                     return
                 awaitable = self._called(link, call)
+        except Exception as fault:  # noqa: BLE001 - logged with the end of the connection
+            job.fault = fault
         finally:
             self._task_ended(job)
 

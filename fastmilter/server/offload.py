@@ -133,7 +133,10 @@ class ThreadedWorker(WaitingWorker):
         while True:
             job = self._queue.get()
             job.runner = threading.get_ident()
-            was_running = job.run()
+            try:
+                was_running = job.run()
+            except Exception as fault:  # noqa: BLE001 - the loop logs it, and closes the connection
+                was_running, job.fault = True, fault
             is_late = was_running and job.state is LATE
             if is_late:
                 with self._counting:

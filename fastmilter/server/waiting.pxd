@@ -3,6 +3,7 @@
 cimport cython
 
 from fastmilter.conversation cimport Conversation
+from fastmilter.message cimport EditableMessage
 from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Stream
 from fastmilter.server.overtime cimport WaitingLink
@@ -18,11 +19,12 @@ cdef class Job:
     cdef public object state
     cdef public object runner
     cdef public double ends_by
+    cdef public object fault
 
     cpdef object run_call(self)
     cpdef object next_call(self, result, error)
     cpdef bint run(self) except -1
-    @cython.locals(link=WaitingLink, is_next=bint)
+    @cython.locals(link=WaitingLink, message=EditableMessage, is_next=bint)
     cpdef object run_in_loop(self, InWork in_work)
 
 

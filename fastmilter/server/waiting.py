@@ -25,6 +25,7 @@ from typing import Any, Final
 from fastmilter.constants import STEPS, Step
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
+from fastmilter.message import EditableMessage
 from fastmilter.replies import Verdict
 from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
@@ -79,6 +80,8 @@ class Job:
         """What runs it: for the driver."""
         self.ends_by = math.inf
         """When it is given up, whatever its deadline says."""
+        self.fault: Exception | None = None
+        """What nobody foresaw, outside of any callback."""
 
     def run_call(self) -> Any:
         """Return what is to be run first, or ``None`` if nothing is any more: under the lock."""
@@ -136,8 +139,11 @@ class Job:
                 result = link.invoke()
             except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 error = raised
+            message = link.message
             if result is not None and isawaitable(result):
                 awaitable = result
+            elif message is not None and message._unread_body is not None:
+                awaitable = _with_body_read(message, result)
             else:
                 is_next = link.take_outcome(result, error)
         in_work.leave()
@@ -191,7 +197,10 @@ class WaitingWorker(Worker):
         else:
             self._jobs.discard(job)
             link.job = None
-        self._go_on_with(link)
+        if job.fault is None:
+            self._go_on_with(link)
+        else:
+            self._lose_by_fault(link, job.fault)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -461,6 +470,12 @@ class WaitingWorker(Worker):
             log.error(
                 "%d connections are left without their last callbacks: theirs do not come back", len(self._leaving)
             )
+
+
+async def _with_body_read(message: EditableMessage, result: Any) -> Any:
+    """Return ``result``, once the body that a callback handed over is read."""
+    await message._read_body()
+    return result
 
 
 def stack_of(thread: int) -> str:

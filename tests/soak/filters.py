@@ -178,7 +178,7 @@ class Waiting(_Common):
 class Mixed(Threaded):
     """Both: callbacks without async run in threads."""
 
-    async def on_rcpt(self, recipient: Any, params: Any) -> Verdict | None:
+    async def on_rcpt(self, recipient: Any, params: Any) -> Verdict | None:  # type: ignore[override]
         self.enter()
         try:
             act = script_of(self.number)[Step.RCPT]
