@@ -193,6 +193,7 @@ class WaitingWorker(Worker):
         link = job.link
         if job in self._late:
             self._late.discard(job)
+            link.since = time.monotonic()  # what waited for it has its own time
             link.come_back()
         else:
             self._jobs.discard(job)
@@ -322,6 +323,8 @@ class WaitingWorker(Worker):
         if link.job is not None:
             self._see_end_ahead(link)
             return
+        if link.ahead is None:
+            link.since = time.monotonic()
         try:
             self._proceed(link)
         except Exception:
