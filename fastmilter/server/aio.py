@@ -250,6 +250,8 @@ class AsyncWorker(WaitingWorker):
         """Cancel the callback that runs: nothing of what it does counts any more."""
         job.ends_by = min(job.ends_by, time.monotonic() + CANCEL_S)
         self._next_look = min(self._next_look, job.ends_by)
+        if job.state is LATE and self._threads is not None:
+            self._retire_with(sum(late.link.thread != 0 for late in self._late))
         self._loop.call_soon(self._cancel, job)  # not at once: a task that has not begun would never reach its end
 
     def _cancel(self, job: Job) -> None:

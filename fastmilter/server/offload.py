@@ -10,7 +10,6 @@ Only the loop touches sockets. What a thread has to tell it stands in a queue, a
 """
 
 import contextlib
-import logging
 import os
 import queue
 import sys
@@ -22,12 +21,9 @@ from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.guard import give_up_thread
 from fastmilter.replies import Verdict
-from fastmilter.server import channel as master_channel
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.waiting import LATE, Job, WaitingWorker, stack_of
-
-log = logging.getLogger(__name__)
 
 SWITCH_S: Final = 0.0005
 """How long a thread computes before another may, the loop above all (Python's own default is ten times that)."""
@@ -66,10 +62,8 @@ class ThreadedWorker(WaitingWorker):
     def __init__(self, filter_class: type[Filter[Any]], settings: Settings, *handed_over: Any) -> None:
         """Take what the master hands over, as ``Worker``."""
         super().__init__(filter_class, settings, *handed_over)
-        self._most_threads = settings.threads
         self._threads = 0
         self._stuck = 0
-        self._asked_to_retire = False
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._ended: deque[Job] = deque()
         self._waiting: deque[Conversation] = deque()  # for their PROGRESS to be sent
@@ -89,7 +83,7 @@ class ThreadedWorker(WaitingWorker):
         job = Job(link, threading.Lock())
         self._enlist(link, job)
         self._queue.put(job)
-        if len(self._jobs) > self._threads - self._stuck and self._threads - self._stuck < self._most_threads:
+        if len(self._jobs) > self._threads - self._stuck and self._threads - self._stuck < self._settings.threads:
             self._start_thread()
         return True
 
@@ -118,10 +112,7 @@ class ThreadedWorker(WaitingWorker):
                 self._stuck += 1
             if self._queue.qsize():
                 self._start_thread()
-            if self._stuck >= self._most_threads and not self._asked_to_retire:
-                self._asked_to_retire = True
-                log.error("%d callbacks are stuck: this worker asks to be replaced", self._stuck)
-                master_channel.send(self._channel, master_channel.Retire())
+            self._retire_with(self._stuck)
 
     def _stack(self, job: Job) -> str:
         return stack_of(job.runner)

@@ -35,6 +35,7 @@ cdef class WaitingWorker(Worker):
     cdef readonly set _late
     cdef readonly set _leaving
     cdef public double _next_look
+    cdef bint _asked_to_retire
 
     cdef Link _make_link(self, Stream stream, double now)
     cdef object _handle(self, Link link, double now)
@@ -43,6 +44,7 @@ cdef class WaitingWorker(Worker):
     cdef object _close(self, Link link)
     cpdef bint _begin_job(self, WaitingLink link) except -1
     cpdef object _interrupt(self, job)
+    cpdef object _retire_with(self, Py_ssize_t stuck)
     cpdef object _stack(self, job)
     cpdef object _enlist(self, WaitingLink link, job)
     cpdef object _end_job(self, job)

@@ -27,6 +27,7 @@ from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.message import EditableMessage
 from fastmilter.replies import Verdict
+from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
@@ -164,6 +165,7 @@ class WaitingWorker(Worker):
         self._late: set[Job] = set()
         self._leaving: set[WaitingLink] = set()
         self._next_look = math.inf
+        self._asked_to_retire = False
 
     # -- what runs the jobs, in a subclass -----------------------------------------------------------------------
 
@@ -176,6 +178,13 @@ class WaitingWorker(Worker):
 
     def _interrupt(self, job: Job) -> None:
         """End the callback that runs, if that can be done: nothing of what it does counts any more."""
+
+    def _retire_with(self, stuck: int) -> None:
+        """Ask to be replaced, once, when as many threads are stuck as there should be."""
+        if stuck >= self._settings.threads and not self._asked_to_retire:
+            self._asked_to_retire = True
+            log.error("%d callbacks are stuck: this worker asks to be replaced", stuck)
+            master_channel.send(self._channel, master_channel.Retire())
 
     def _stack(self, job: Job) -> str:
         """Return what a job that is late is doing, as the lines of a traceback."""

@@ -365,8 +365,9 @@ def test_a_callback_that_no_thread_is_free_for_is_answered_and_never_runs(waits:
     waits.wait_log(r"ImpatientAtMail\.on_mail is out of time after .* before it could begin, its step is answered")
 
 
-def test_a_worker_with_too_many_stuck_threads_is_replaced(waits: Waits) -> None:
-    waits.begin("ThreadedImpatient", "--threads=2", "--drain-reload=1,2,3")
+@pytest.mark.parametrize("model", ["ThreadedImpatient", "MixedImpatient"])
+def test_a_worker_with_too_many_stuck_threads_is_replaced(waits: Waits, model: str) -> None:
+    waits.begin(model, "--threads=2", "--drain-reload=1,2,3")
     first = waits.started()
     waits.close_gate("mail")
     clients = [waits.client().open() for _ in range(2)]

@@ -14,6 +14,7 @@ from fastmilter.server.channel import (
     Message,
     Reader,
     Ready,
+    Retire,
     StopNow,
     decode,
     encode,
@@ -23,7 +24,9 @@ from fastmilter.server.channel import (
 )
 
 limits = st.tuples(*[st.floats(0, MAX_LIMIT_S)] * 3).map(lambda three: tuple(sorted(three)))
-messages = st.one_of(st.just(Ready()), st.just(StopNow()), limits.map(lambda three: Drain((three[0], *three[1:]))))
+messages = st.one_of(
+    st.just(Ready()), st.just(Retire()), st.just(StopNow()), limits.map(lambda three: Drain((three[0], *three[1:])))
+)
 
 
 @given(messages)
