@@ -33,9 +33,11 @@ COMPILED = (
     "filter",
     "session",
     "conversation",
+    "server.counters",
     "server.slots",
     "server.line_writer",
     "server.message_log",
+    "server.counted",
     "server.worker",
 )
 

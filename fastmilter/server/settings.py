@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from fastmilter.endpoints import Endpoint, parse_endpoint
+from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.load import Target, parse_target
 
@@ -26,6 +26,8 @@ MAX_WORKERS: Final = 1024
 MAX_THREADS: Final = 4096
 _MAX_DURATION_S: Final = 7 * 86400.0
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_LOG_FORMATS: Final = ("plain", "json")
+_NO_CONTROL: Final = ("auto", "none")
 
 
 class UsageError(ConfigError):
@@ -128,6 +130,43 @@ def _parse_log_level(value: object) -> str:
     raise ConfigError(f"{value!r} will not do: write {', '.join(_LOG_LEVELS[:-1])} or {_LOG_LEVELS[-1]}")
 
 
+def _parse_log_format(value: object) -> str:
+    if isinstance(value, str) and value.lower() in _LOG_FORMATS:
+        return value.lower()
+    raise ConfigError(f"{value!r} will not do: write {' or '.join(_LOG_FORMATS)}")
+
+
+def parse_metrics(value: object) -> Endpoint:
+    """Read where the numbers are served by HTTP: HOST:PORT as Prometheus writes it, or as listeners are written.
+
+    >>> str(parse_metrics("127.0.0.1:9894")), str(parse_metrics("inet:9894@localhost"))
+    ('inet:9894@127.0.0.1', 'inet:9894@localhost')
+    """
+    form = "write HOST:PORT, such as 127.0.0.1:9894 or [::1]:9894"
+    if not isinstance(value, str):
+        raise ConfigError(f"{value!r} will not do: {form}")
+    is_bare = re.fullmatch(r"(\[[^\]]+\]|[^\[\]:@/?]+):[0-9]+", value) is not None and not value.startswith("inet")
+    try:
+        endpoint = parse_endpoint(f"inet:{value}" if is_bare else value)
+    except ConfigError:
+        raise ConfigError(f"{value!r} will not do: {form}") from None
+    if endpoint.kind not in (EndpointKind.INET, EndpointKind.INET6):
+        raise ConfigError(f"{value!r} will not do: the numbers are served over TCP: {form}")
+    return endpoint
+
+
+def parse_control(value: object) -> str:
+    """Read the path of the control socket, or one of the words that stand for it; return an absolute path."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{value!r} will not do: write the path of a socket, auto or none")
+    if value.lower() in _NO_CONTROL:
+        return value.lower()
+    path = os.path.abspath(value.removeprefix("unix:"))
+    if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
+        raise ConfigError(f"{value!r} is too long: the path of a unix socket has at most {MAX_UNIX_PATH_BYTES} bytes")
+    return path
+
+
 def _parse_path(value: object) -> str:
     if isinstance(value, str) and value:
         return value
@@ -219,6 +258,29 @@ OPTIONS: Final = (
         "write a line for each message that has its verdict, or is dropped before one, whatever the log level",
         flag=True,
     ),
+    Option("log_format", _parse_log_format, "plain", "plain|json", "write lines for people, or a JSON object a line"),
+    Option(
+        "log_file",
+        _parse_path,
+        None,
+        "FILE",
+        "write everything that would be on standard error to the end of this file; USR1 opens it anew",
+    ),
+    Option(
+        "metrics",
+        parse_metrics,
+        None,
+        "HOST:PORT",
+        "serve numbers for Prometheus at /metrics, /healthz and /readyz here, by HTTP and to whoever can connect",
+    ),
+    Option(
+        "control",
+        parse_control,
+        "auto",
+        "PATH",
+        "the unix socket for fastmilter status, top, reload, stop, scale and reopen-logs; auto: control in the"
+        " $RUNTIME_DIRECTORY that systemd gives a service, else none; none: there is none",
+    ),
     Option("ready_timeout", parse_duration, "60", "SECONDS", "longest time a worker may take to load the filter"),
     Option("negotiation_timeout", parse_duration, "30", "SECONDS", "longest silence of an MTA before its first packet"),
     Option("packet_timeout", parse_duration, "300", "SECONDS", "longest silence in the middle of a packet"),
@@ -262,6 +324,11 @@ class Settings:
     check_config: bool
     log_level: str
     log_messages: bool
+    log_format: str
+    log_file: str | None
+    metrics: Endpoint | None
+    control: str
+    """A path, or ``auto`` or ``none``."""
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float
@@ -272,6 +339,16 @@ class Settings:
     """The ``[filter]`` table: what ``worker_started`` gets."""
     warnings: tuple[str, ...] = ()
     """What was odd in the environment or the file, but no error."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the time of callbacks is taken: somebody collects it."""
+        return self.metrics is not None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody may look at what is in flight."""
+        return self.metrics is not None or self.control != "none"
 
 
 def load_settings(command_line: Mapping[str, object], environment: Mapping[str, str]) -> Settings:

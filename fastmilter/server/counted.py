@@ -1,0 +1,62 @@
+"""A conversation that is counted: verdicts, the time of callbacks, what is in flight.
+
+What a conversation tells its host (``conversation.Host``) the worker counts there; here is the rest. Callbacks are
+timed only if the tally asks for that, since it takes two looks at the clock for each. A callback that is made by
+``async def`` returns at once: its driver tells its time itself (``Tally.observe``).
+"""
+
+import heapq
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fastmilter.conversation import Conversation, Host
+from fastmilter.plan import Plan
+from fastmilter.replies import Verdict, VerdictKind
+from fastmilter.server.counters import MOST_SHOWN, Tally
+
+_CONTINUE = VerdictKind.CONTINUE
+
+
+class Counted(Conversation):
+    """A conversation whose callbacks and verdicts are counted in ``tally``."""
+
+    def __init__(self, plan: Plan, host: Host, tally: Tally) -> None:
+        super().__init__(plan, host)
+        self._tally = tally
+
+    def invoke(self) -> Any:
+        """Run what is to be run, and take its time if that is wanted."""
+        tally = self._tally
+        if not tally.timed:
+            return Conversation.invoke(self)
+        began = time.monotonic()
+        if self.message is not None and not tally.is_named(self.message):
+            queue_id = self.queue_id
+            tally.name_call(None if queue_id is None else self.message, queue_id)  # without one: look again next time
+        tally.begin_call(self.callback, began)
+        try:
+            return Conversation.invoke(self)
+        finally:
+            tally.end_call()
+            tally.observe(self.callback, time.monotonic() - began)
+
+    def _conclude(self, verdict: Verdict) -> None:
+        """Count a verdict that the filter gave, for whatever reason, unless it is to go on."""
+        if verdict.kind is not _CONTINUE:
+            self._tally.verdict(self.session.step, verdict)
+        Conversation._conclude(self, verdict)
+
+
+def show_in_flight(tally: Tally, conversations: Iterable[Counted]) -> None:
+    """Show the oldest messages in flight, and how many there are."""
+    in_message = [each for each in conversations if each.message is not None]
+    oldest = heapq.nsmallest(MOST_SHOWN, in_message, key=_began) if len(in_message) > MOST_SHOWN else in_message
+    for place, conversation in enumerate(oldest):
+        tally.show(place, conversation.queue_id or "", conversation.callback, _began(conversation))
+    tally.set_shown(len(oldest), len(in_message))
+
+
+def _began(conversation: Counted) -> float:
+    assert conversation.message is not None
+    return conversation.message._began
