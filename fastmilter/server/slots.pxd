@@ -10,6 +10,7 @@ cdef Py_ssize_t _PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGE
 cdef class Slots:
     cdef readonly Py_ssize_t count
     cdef readonly object bell
+    cdef readonly object counters
     cdef object _map
     cdef uint64_t[::1] _words
     cdef double[::1] _clocks

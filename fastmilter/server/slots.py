@@ -11,6 +11,8 @@ import os
 from enum import IntEnum
 from typing import Final
 
+from fastmilter.server.counters import Counters
+
 CAPACITY: Final = 4096
 """Slots that a server makes; untouched ones cost no memory. Two generations of the most workers allowed fit."""
 
@@ -54,6 +56,8 @@ class Slots:
         view = memoryview(self._map)
         self._words = view.cast("Q")
         self._clocks = view.cast("d")
+        self.counters: Final = Counters(count)
+        """What the workers count, for whoever watches the server."""
         self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
 
     def _at(self, slot: int, word: int) -> int:
@@ -71,7 +75,8 @@ class Slots:
     # The master's, while no worker lives in the slot.
 
     def clear(self, slot: int) -> None:
-        """Empty a slot, before the birth or after the death of its worker."""
+        """Empty a slot, before the birth or after the death of its worker; what that one counted is kept."""
+        self.counters.retire(slot)
         for word in range(_WORDS_PER_SLOT):
             self._words[self._at(slot, word)] = 0
         self._words[0] = max(self._words[0], slot + 1)
