@@ -4,15 +4,17 @@ cimport cython
 
 from fastmilter.conversation cimport Conversation
 from fastmilter.server._sockets cimport Poller, Stream, accept
+from fastmilter.server.counted cimport Counted, show_in_flight
+from fastmilter.server.counters cimport Tally
 from fastmilter.server.message_log cimport MessageLog
 from fastmilter.server.slots cimport Slots
 
 
 cdef object _CLOSED
-cdef Py_ssize_t _HEADROOM
+cdef Py_ssize_t _HEADROOM, _ACCEPTED, _BYTES_READ
 
 
-cdef class Link(Conversation):
+cdef class Link(Counted):
     cdef readonly Stream stream
     cdef readonly int fd
     cdef readonly bytes unsent
@@ -31,6 +33,7 @@ cdef class Worker:
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
+    cdef Tally _tally
     cdef dict _links
     cdef Poller _poller
     cdef object _buffer

@@ -31,6 +31,8 @@ from fastmilter.plan import Plan, build_options, check_servable
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._sockets import Stream, accept
+from fastmilter.server.counted import Counted, show_in_flight
+from fastmilter.server.counters import Count, Tally
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.poller import best_poller
 from fastmilter.server.settings import Settings
@@ -77,15 +79,17 @@ FINAL_GRACE_S: Final = 5.0
 EXIT_DRAINED: Final = 0
 
 _HEADROOM = HEADROOM
+_ACCEPTED = int(Count.ACCEPTED)
+_BYTES_READ = int(Count.BYTES_READ)
 _CLOSED: Final = Phase.CLOSED
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Link(Conversation):
+class Link(Counted):
     """A conversation with its socket."""
 
-    def __init__(self, plan: Plan, host: Host, stream: Stream, now: float) -> None:
-        super().__init__(plan, host)
+    def __init__(self, plan: Plan, host: Host, tally: Tally, stream: Stream, now: float) -> None:
+        super().__init__(plan, host, tally)
         self.stream = stream
         self.fd = stream.fileno()
         self.last_read = now
@@ -116,6 +120,7 @@ class Worker:
         self._reader = master_channel.Reader()
         self._slots = slots
         self._slot = slot
+        self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
         self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
@@ -196,6 +201,8 @@ class Worker:
         self._next_tick = now + TICK_S
         self._slots.beat(self._slot, now)
         self._slots.set_messages(self._slot, self.messages)
+        if self._tally.watched:
+            show_in_flight(self._tally, self._links.values())
         if self._drain_limits is not None:
             self._drain_further(now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
@@ -230,6 +237,7 @@ class Worker:
         except ConnectionAbortedError:
             return  # the MTA has gone again
         except OSError as error:
+            self._tally.add(Count.ACCEPT_FAILURES)
             if error.errno not in _SHORTAGE:
                 log.error("cannot accept a connection: %s", error)
             else:
@@ -239,10 +247,11 @@ class Worker:
             return
         if stream is None:
             return  # another worker was faster
-        link = Link(self.plan, self, stream, now)
+        link = Link(self.plan, self, self._tally, stream, now)
         self._links[link.fd] = link
         self._poller.add(link.fd)
         self._accepted += 1
+        self._tally.add(_ACCEPTED)
         self._slots.set_accepted(self._slot, self._accepted)
         self._slots.set_connections(self._slot, len(self._links))
         if self._has_enough():
@@ -342,6 +351,7 @@ class Worker:
             return False
         if count > 0:
             link.last_read = now
+            self._tally.add(_BYTES_READ, count)
             link.session.receive_lent(self._buffer, _HEADROOM, count)
         return True
 
@@ -399,6 +409,7 @@ class Worker:
 
     def _lose_by_fault(self, link: Link, error: Exception) -> None:
         """Give up a connection because of an exception that nobody foresaw."""
+        self._tally.add(Count.INTERNAL_ERRORS)
         log.error("internal error, the connection is closed%s", _tail(link), exc_info=error)
         self._lose(link)
 
@@ -423,8 +434,10 @@ class Worker:
 
     def _log_end(self, link: Link, error: FastmilterError) -> None:
         if isinstance(error, RemoteProtocolError):
+            self._tally.add(Count.PROTOCOL_ERRORS)
             log.warning("the peer broke the protocol, its connection is closed: %s%s", error, _tail(link))
         else:
+            self._tally.add(Count.NEGOTIATION_FAILURES)
             log.error("negotiation failed, the MTA takes its default action: %s%s", error, _tail(link))
 
     # -- time ----------------------------------------------------------------------------------------------------
@@ -434,12 +447,13 @@ class Worker:
         for link in list(self._links.values()):
             silence = now - link.last_read
             if link.session.phase < Phase.OPEN:
-                limit, what = settings.negotiation_timeout, "before the negotiation"
+                limit, what, count = settings.negotiation_timeout, "before the negotiation", Count.SILENT_NEGOTIATION
             elif link.session.mid_packet or link.unsent is not None:
-                limit, what = settings.packet_timeout, "in the middle of a packet"
+                limit, what, count = settings.packet_timeout, "in the middle of a packet", Count.SILENT_PACKET
             else:
-                limit, what = settings.idle_timeout, "between two packets"
+                limit, what, count = settings.idle_timeout, "between two packets", Count.SILENT_IDLE
             if silence > limit:
+                self._tally.add(count)
                 log.warning("the MTA was silent for %.0f s %s, its connection is closed%s", silence, what, _tail(link))
                 self._lose(link)
 
@@ -495,11 +509,13 @@ class Worker:
 
     def callback_failed(self, conversation: Conversation, callback: str, error: BaseException) -> None:
         """Log a callback that raised, once, with its traceback."""
+        self._tally.exception(callback)
         name = self._filter_class.__name__
         log.error("%s.%s failed%s", name, callback, _tail(conversation), exc_info=error)
 
     def complain(self, conversation: Conversation, text: str) -> None:
         """Log a fault of the filter's author or an oddity of the peer."""
+        self._tally.add(Count.COMPLAINTS)
         log.warning("%s%s", text, _tail(conversation))
 
     def transmit(self, conversation: Conversation) -> None:
@@ -513,6 +529,7 @@ class Worker:
 
     def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
         """Count a message, and note it in the log that was asked for."""
+        self._tally.message(verdict, edits)
         if verdict is not None:
             self.messages += 1
         if self._message_log is not None:
