@@ -138,6 +138,7 @@ class Of(IntEnum):
     FAILED = 13
     CONFIG = 14
     MONITOR_STARTS = 15
+    REOPENED = 16  # how often the log file was
 
 
 ENDS: Final = ("drained", "killed", "crashed", "failed", "config")

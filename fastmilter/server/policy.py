@@ -220,6 +220,21 @@ class Policy:
         """The number of the newest generation."""
         return self._last_generation
 
+    @property
+    def generation(self) -> int:
+        """The number of the generation that serves."""
+        return self._current.generation
+
+    @property
+    def proven(self) -> bool:
+        """Whether a worker of the generation that serves ever became ready."""
+        return self._current.proven
+
+    @property
+    def changing(self) -> bool:
+        """Whether a reload is under way, or remembered."""
+        return self._next is not None or self._reload_asked
+
     # -- what happened -------------------------------------------------------------------------------------------
 
     def start(self) -> list[Action]:
@@ -313,11 +328,15 @@ class Policy:
 
     def on_more(self) -> list[Action]:
         """TTIN: one worker more."""
-        return self._scale(+1)
+        return self._scale(self.wanted + 1)
 
     def on_fewer(self) -> list[Action]:
         """TTOU: one worker less, but never the last one."""
-        return self._scale(-1)
+        return self._scale(self.wanted - 1)
+
+    def on_scale(self, workers: int) -> list[Action]:
+        """Have so many workers."""
+        return self._scale(workers)
 
     def begin_reload(self, workers: int, limits: Limits) -> list[Action]:
         """Start the new generation, after ``PrepareReload``."""
@@ -492,8 +511,7 @@ class Policy:
         generation = self._generation_of(record)
         return (generation or self._current).limits.ready
 
-    def _scale(self, step: int) -> list[Action]:
-        wanted = self.wanted + step
+    def _scale(self, wanted: int) -> list[Action]:
         if self._stopping or not 1 <= wanted <= MOST_WORKERS:
             self._say(logging.INFO, f"the number of workers stays {self.wanted}")
             return self._take()
@@ -548,6 +566,17 @@ class Policy:
         if self._stopping and not self._workers and not self._left:
             self._left = True
             self._actions.append(Leave(self._status))
+
+
+def kind_of_end(status: int) -> str:
+    """Return why a process ended, in a word.
+
+    >>> kind_of_end(0), kind_of_end(-9), kind_of_end(-11), kind_of_end(1), kind_of_end(78)
+    ('drained', 'killed', 'crashed', 'failed', 'config')
+    """
+    if status < 0:
+        return "killed" if _was_killed(status) else "crashed"
+    return {EXIT_OK: "drained", EXIT_CONFIG: "config"}.get(status, "failed")
 
 
 def _was_killed(status: int) -> bool:

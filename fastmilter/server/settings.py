@@ -27,7 +27,10 @@ MAX_THREADS: Final = 4096
 _MAX_DURATION_S: Final = 7 * 86400.0
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _LOG_FORMATS: Final = ("plain", "json")
-_NO_CONTROL: Final = ("auto", "none")
+_AUTO: Final = "auto"
+_NONE: Final = "none"
+CONTROL_NAME: Final = "control"
+"""The name of the control socket in a directory that systemd has made for the server."""
 
 
 class UsageError(ConfigError):
@@ -136,8 +139,10 @@ def _parse_log_format(value: object) -> str:
     raise ConfigError(f"{value!r} will not do: write {' or '.join(_LOG_FORMATS)}")
 
 
-def parse_metrics(value: object) -> Endpoint:
+def parse_metrics(value: object) -> Endpoint | None:
     """Read where the numbers are served by HTTP: HOST:PORT as Prometheus writes it, or as listeners are written.
+
+    ``None`` for the word ``none``.
 
     >>> str(parse_metrics("127.0.0.1:9894")), str(parse_metrics("inet:9894@localhost"))
     ('inet:9894@127.0.0.1', 'inet:9894@localhost')
@@ -145,6 +150,8 @@ def parse_metrics(value: object) -> Endpoint:
     form = "write HOST:PORT, such as 127.0.0.1:9894 or [::1]:9894"
     if not isinstance(value, str):
         raise ConfigError(f"{value!r} will not do: {form}")
+    if value.lower() == _NONE:
+        return None
     is_bare = re.fullmatch(r"(\[[^\]]+\]|[^\[\]:@/?]+):[0-9]+", value) is not None and not value.startswith("inet")
     try:
         endpoint = parse_endpoint(f"inet:{value}" if is_bare else value)
@@ -159,7 +166,7 @@ def parse_control(value: object) -> str:
     """Read the path of the control socket, or one of the words that stand for it; return an absolute path."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{value!r} will not do: write the path of a socket, auto or none")
-    if value.lower() in _NO_CONTROL:
+    if value.lower() in (_AUTO, _NONE):
         return value.lower()
     path = os.path.abspath(value.removeprefix("unix:"))
     if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
@@ -264,14 +271,15 @@ OPTIONS: Final = (
         _parse_path,
         None,
         "FILE",
-        "write everything that would be on standard error to the end of this file; USR1 opens it anew",
+        "write everything that would be on standard error to the end of this file, which USR1 opens anew; -: do not",
     ),
     Option(
         "metrics",
         parse_metrics,
         None,
         "HOST:PORT",
-        "serve numbers for Prometheus at /metrics, /healthz and /readyz here, by HTTP and to whoever can connect",
+        "serve numbers for Prometheus at /metrics, and /healthz and /readyz, by HTTP to whoever can connect here; none:"
+        " do not",
     ),
     Option(
         "control",
@@ -327,8 +335,8 @@ class Settings:
     log_format: str
     log_file: str | None
     metrics: Endpoint | None
-    control: str
-    """A path, or ``auto`` or ``none``."""
+    control: str | None
+    """The path of the control socket."""
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float
@@ -337,6 +345,8 @@ class Settings:
     drain_reload: tuple[float, float, float]
     filter_options: Mapping[str, Any] = field(default_factory=dict)
     """The ``[filter]`` table: what ``worker_started`` gets."""
+    control_is_asked: bool = True
+    """Whether somebody named the control socket: if not, the server starts without it where it cannot be had."""
     warnings: tuple[str, ...] = ()
     """What was odd in the environment or the file, but no error."""
 
@@ -348,7 +358,7 @@ class Settings:
     @property
     def is_watched(self) -> bool:
         """Whether somebody may look at what is in flight."""
-        return self.metrics is not None or self.control != "none"
+        return self.metrics is not None or self.control is not None
 
 
 def load_settings(command_line: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
@@ -377,11 +387,22 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
             values[option.name] = option.parse(option.default) if option.default is not None else None
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
+    asked = values["control"]
+    values["control"] = _control_path(asked, environment)
     return Settings(
         **values,
+        control_is_asked=asked != _AUTO,
         filter_options={**filter_options, **_filter_options_from(environment)},
         warnings=tuple(_odd_variables(environment)),
     )
+
+
+def _control_path(asked: str, environment: Mapping[str, str]) -> str | None:
+    """Return where the control socket is to be, ``None``: nowhere."""
+    if asked != _AUTO:
+        return None if asked == _NONE else asked
+    directory = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]  # there may be several
+    return os.path.join(directory, CONTROL_NAME) if directory else None
 
 
 def _parsed(option: Option, value: object, where: str) -> object:

@@ -153,6 +153,10 @@ class Slots:
         """Return when the loop of the worker last turned (``time.monotonic()``), 0.0 if never."""
         return self._clocks[self._at(slot, _HEARTBEAT)]
 
+    def in_use(self) -> int:
+        """Return how many slots, from the first, a worker has ever lived in."""
+        return self._words[0]
+
     def active(self) -> list[int]:
         """Return the slots in which a worker lives."""
         return [slot for slot in range(self._words[0]) if self.pid(slot)]

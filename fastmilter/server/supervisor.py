@@ -4,6 +4,8 @@ Everything that is decided is decided by ``Policy``; here it is done. There is o
 and ends of workers, until the next deadline of the policy. No thread, no code of the user, nothing else that could
 fail or leak lives in this process: whoever forks must be simple.
 
+Whoever wants to look, or to give orders from a command line, asks the monitor, a child of its own (``monitor_keeper``).
+
 ``_fork`` is the only place of the package that forks. The child never comes back from it: it ends in ``os._exit``, so
 no ``finally`` of the master runs twice.
 
@@ -26,9 +28,11 @@ from typing import Any, Final, NoReturn, Protocol
 
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, policy, titles
+from fastmilter.server import channel, counters, policy, titles
 from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
+from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.monitor_keeper import MonitorKeeper, Windows, open_windows
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
@@ -37,6 +41,10 @@ log = logging.getLogger(__name__)
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
+
+
+Probe = Callable[[Endpoint], None]
+"""Negotiates with a milter as an MTA would; raises what went wrong."""
 
 
 class Runnable(Protocol):
@@ -74,6 +82,7 @@ class _Setup:
 
     settings: Settings
     listeners: tuple[Listener, ...]
+    windows: Windows
 
 
 class Supervisor:
@@ -88,12 +97,14 @@ class Supervisor:
         load: Callable[[Target], Any] = load_filter,
         lifeline: int | None = None,
         pidfds: bool = True,
+        probe: Probe | None = None,
     ) -> None:
         """Prepare a server; nothing is opened before ``run``.
 
         ``reread`` gives the settings for a reload. ``load`` imports the filter, in the worker. ``lifeline`` is a
         descriptor whose end of file means that whoever started this server is gone. Without ``pidfds`` the ends of
-        workers are learnt from SIGCHLD, as on systems that have no pidfd.
+        workers are learnt from SIGCHLD, as on systems that have no pidfd. ``probe`` is how the monitor finds out
+        whether the server answers; without one it does not say.
         """
         self._settings = settings
         self._worker_class = worker_class
@@ -105,6 +116,9 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._setups: dict[int, _Setup] = {}
         self._status: int | None = None
+        self._probe = probe
+        self._failure = ""  # what a worker said of its end, while that is looked at
+        self._keeper = MonitorKeeper(lambda: self._fork(self._be_monitor), self._obey)
         self._policy = policy.Policy(
             settings.workers, _limits(settings), capacity=self._slots.count, clock=time.monotonic
         )
@@ -115,18 +129,21 @@ class Supervisor:
         with SignalPipe((*MASTER_SIGNALS, signal.SIGCHLD)) as self._signals:
             try:
                 with selectors.DefaultSelector() as self._selector:
-                    self._setups[1] = _Setup(self._settings, self._open_listeners(self._settings.listen))
+                    self._setups[1] = self._new_setup(self._settings)
+                    self._slots.counters.set_of_server(counters.Of.STARTED_AT, time.time())
                     self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
                         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
                     self._do(self._policy.start())
+                    self._keeper.begin(self._setups[1].windows, self._selector)
                     while self._status is None:
                         self._turn()
             finally:
                 self._close_listeners()
                 for child in self._children.values():
                     child.link.close()  # to a worker that is still there, its master is gone
+                self._keeper.close()
         log.info("the server ends status=%d", self._status)
         return self._status
 
@@ -135,7 +152,8 @@ class Supervisor:
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        deadline = self._policy.next_deadline()
+        deadlines = [self._policy.next_deadline(), self._keeper.next_deadline()]
+        deadline = min((each for each in deadlines if each is not None), default=None)
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
         timeout = None if deadline is None else max(0.0, deadline - before)
         events = self._selector.select(timeout)
@@ -147,17 +165,19 @@ class Supervisor:
         for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
             key.data()
         self._do(self._policy.on_time())
+        self._keeper.on_time()
 
     def _do(self, actions: Iterable[policy.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
         waiting = deque(actions)
         while waiting:
             waiting.extend(self._act(waiting.popleft()))
+        self._publish()
 
     def _act(self, action: policy.Action) -> list[policy.Action]:
         match action:
             case policy.Say(level, text):
-                log.log(level, "%s", text)
+                self._say(level, text)
             case policy.Spawn():
                 return self._spawn(action)
             case policy.SendDrain(worker, limits):
@@ -174,10 +194,32 @@ class Supervisor:
             case policy.PrepareReload():
                 return self._prepare_reload()
             case policy.EndReload(kept):
-                self._keep_setup(kept)
+                self._end_reload(kept)
             case policy.Leave(status):
                 self._status = status
         return []
+
+    def _say(self, level: int, text: str) -> None:
+        """Log a line; one that tells of trouble is shown by the monitor too, with what the worker said."""
+        log.log(level, "%s", text)
+        if level >= logging.ERROR:
+            text += f": {self._failure}" if self._failure else ""
+            self._slots.counters.set_error(text, time.time())
+
+    def _publish(self) -> None:
+        """Tell the monitor how things stand."""
+        shown, state = self._slots.counters, counters.State.SERVING
+        if self._policy.stopping:
+            state = counters.State.STOPPING
+        elif self._policy.changing:
+            state = counters.State.RELOADING
+        elif not self._policy.proven:
+            state = counters.State.STARTING
+        shown.set_of_server(counters.Of.STATE, state)
+        shown.set_of_server(counters.Of.GENERATION, self._policy.generation)
+        shown.set_of_server(counters.Of.WANTED, self._policy.wanted)
+        shown.set_of_server(counters.Of.MONITOR_STARTS, self._keeper.starts)
+        self._keeper.tell(channel.News())
 
     def _send(self, worker: int, message: channel.Message) -> None:
         child = self._children.get(worker)
@@ -192,6 +234,7 @@ class Supervisor:
         if signal.SIGCHLD in came:
             for child in [child for child in self._children.values() if child.pidfd < 0]:
                 self._reap(child)
+            self._keeper.on_child()
         if signal.SIGQUIT in came:
             self._do(self._policy.on_stop_now())
         if signal.SIGTERM in came or signal.SIGINT in came:
@@ -202,6 +245,32 @@ class Supervisor:
             self._do(self._policy.on_more())
         if signal.SIGTTOU in came:
             self._do(self._policy.on_fewer())
+        if signal.SIGUSR1 in came:
+            self._reopen_logs()
+
+    def _obey(self, messages: list[channel.Message]) -> None:
+        """Do what administrators ask for through the monitor; of several of a kind, the last."""
+        for message in {type(message): message for message in messages}.values():
+            match message:
+                case channel.StopNow():
+                    self._do(self._policy.on_stop_now())
+                case channel.Stop() if not self._policy.stopping:  # "now" has a word of its own here
+                    self._do(self._policy.on_stop())
+                case channel.Reload():
+                    self._do(self._policy.on_reload())
+                case channel.Scale(workers):
+                    self._do(self._policy.on_scale(workers))
+                case channel.ReopenLogs():
+                    self._reopen_logs()
+
+    def _reopen_logs(self) -> None:
+        """Open the log file anew, and have everybody do so."""
+        reopen_log_file(self._settings.log_file)
+        for worker in self._children:
+            self._send(worker, channel.ReopenLogs())
+        self._keeper.tell(channel.ReopenLogs())
+        self._slots.counters.add_of_server(counters.Of.REOPENED)
+        self._keeper.tell(channel.News())
 
     def _on_lifeline(self) -> None:
         assert self._lifeline is not None
@@ -243,45 +312,68 @@ class Supervisor:
         if child.pidfd >= 0:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
+        self._failure = self._slots.counters.failure(child.slot)
         if self._slots.pid(child.slot) == child.pid:
             self._slots.clear(child.slot)
         status = os.waitstatus_to_exitcode(wait_status)
+        self._slots.counters.add_of_server(counters.Of.DRAINED + counters.ENDS.index(policy.kind_of_end(status)))
         log.info("worker %d ended pid=%d generation=%d status=%d", child.number, child.pid, child.generation, status)
         self._do(self._policy.on_exit(child.worker, status))
+        self._failure = ""
 
     # -- generations ---------------------------------------------------------------------------------------------
 
     def _prepare_reload(self) -> list[policy.Action]:
         """Read the settings again and open what is new; nothing changes if that fails."""
         former = self._settings
-        known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
+        known = {id(each) for setup in self._setups.values() for each in (*setup.listeners, *setup.windows.listeners)}
         try:
-            settings = self._reread()
-            listeners = self._open_listeners(settings.listen)
+            setup = self._new_setup(self._reread())
         except ConfigError as error:
-            log.error("reload failed, the old workers stay: %s", error)
+            self._say(logging.ERROR, f"reload failed, the old workers stay: {error}")
+            self._slots.counters.add_of_server(counters.Of.FAILED_RELOADS)
             return []
+        settings = setup.settings
         # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
         workers = settings.workers if settings.workers != former.workers else self._policy.wanted
         actions = self._policy.begin_reload(workers, _limits(settings))
         if not actions:
-            for listener in listeners:
+            for listener in (*setup.listeners, *setup.windows.listeners):
                 if id(listener) not in known:
                     listener.close()
             return []
-        self._setups[self._policy.newest] = _Setup(settings, listeners)
+        self._setups[self._policy.newest] = setup
         return actions
 
-    def _keep_setup(self, generation: int) -> None:
+    def _end_reload(self, generation: int) -> None:
         """Let go of what only other generations needed."""
-        kept = self._setups[generation]
+        kept, shown = self._setups[generation], self._slots.counters
+        is_new = generation == self._policy.newest
+        self._publish()  # before the count: who waits for that finds the generation that serves
+        shown.add_of_server(counters.Of.RELOADS if is_new else counters.Of.FAILED_RELOADS)
+        shown.set_of_server(counters.Of.RELOADED_AT, time.time())
         for setup in self._setups.values():
-            for listener in setup.listeners:
-                if listener not in kept.listeners:
+            for listener in (*setup.listeners, *setup.windows.listeners):
+                if listener not in (*kept.listeners, *kept.windows.listeners):
                     listener.close()
         self._setups = {generation: kept}
         self._settings = kept.settings
         titles.master_title(kept.settings.target.name)
+        self._keeper.tell(channel.News())
+        if is_new:
+            self._keeper.change(kept.windows)
+
+    def _new_setup(self, settings: Settings) -> _Setup:
+        """Open what the settings ask for; ``ConfigError`` if that cannot be done."""
+        listeners = self._open_listeners(settings.listen)
+        try:
+            return _Setup(settings, listeners, open_windows(settings, self._keeper.windows))
+        except ConfigError:
+            open_already = [listener for setup in self._setups.values() for listener in setup.listeners]
+            for listener in listeners:
+                if listener not in open_already:
+                    listener.close()
+            raise
 
     def _open_listeners(self, addresses: Iterable[Endpoint]) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
@@ -311,28 +403,33 @@ class Supervisor:
     # -- birth ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+        self._slots.clear(spawn.slot)
         try:
-            child = self._fork(spawn)
+            pid, link, pidfd = self._fork(lambda own_end: self._be_worker(spawn, own_end))
         except OSError as error:
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
+        child = _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, link, pidfd)
         self._children[spawn.worker] = child
         self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
         if child.pidfd >= 0:
             self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        self._slots.counters.add_of_server(counters.Of.STARTS)
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
 
-    def _fork(self, spawn: policy.Spawn) -> _Child:
-        """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
+    def _fork(self, be: Callable[[socket.socket], int]) -> tuple[int, socket.socket, int]:
+        """Fork a child that runs ``be``; return its pid, our end of its channel, and its pidfd (-1: there is none).
+
+        Signals are held back until each of the two processes has its own handlers in order.
+        """
         ours, theirs = channel.open_channel()
-        self._slots.clear(spawn.slot)
         _flush()  # what is buffered would be written by both
         try:
             with self._signals.blocked():
                 pid = os.fork()
                 if pid == 0:
-                    self._live(spawn, ours, theirs)
+                    self._live(be, ours, theirs)
         except OSError:
             ours.close()
             raise
@@ -342,35 +439,54 @@ class Supervisor:
         if self._pidfds:
             with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
                 pidfd = os.pidfd_open(pid)
-        return _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
+        return pid, ours, pidfd
 
-    def _live(self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
-        """Be a worker, from the fork to the end of the process."""
+    def _live(self, be: Callable[[socket.socket], int], masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
+        """Be a child, from the fork to the end of the process."""
         status = policy.EXIT_SOFTWARE
         try:
             self._signals.forget_in_child()
-            setup = self._setups[spawn.generation]
             masters_end.close()
-            self._forget_master(setup)
-            titles.worker_title(spawn.number, setup.settings.target.name)
-            self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
-            filter_class = self._load(setup.settings.target)
-            listeners = [listener.socket for listener in setup.listeners]
-            worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)
-            status = worker.run()
-        except ConfigError as error:
-            log.error("%s", error)
-            status = policy.EXIT_CONFIG
+            status = be(own_end)
         except BaseException:
-            log.exception("worker %d failed pid=%d", spawn.number, os.getpid())
+            log.exception("a child of the master failed pid=%d", os.getpid())
         finally:
             with contextlib.suppress(Exception):
                 logging.shutdown()
             _flush()
             os._exit(status)
 
-    def _forget_master(self, setup: _Setup) -> None:
-        """Close the descriptors of the master in a child.
+    def _be_worker(self, spawn: policy.Spawn, own_end: socket.socket) -> int:
+        setup, failed = self._setups[spawn.generation], self._slots.counters.set_failure
+        self._forget_master(setup.listeners)
+        titles.worker_title(spawn.number, setup.settings.target.name)
+        self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
+        try:
+            filter_class = self._load(setup.settings.target)
+            listeners = [listener.socket for listener in setup.listeners]
+            return self._worker_class(
+                filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot
+            ).run()
+        except ConfigError as error:
+            log.error("%s", error)
+            failed(spawn.slot, str(error).strip().rpartition("\n")[2])  # of a traceback the end
+            return policy.EXIT_CONFIG
+        except BaseException as error:
+            log.exception("worker %d failed pid=%d", spawn.number, os.getpid())
+            failed(spawn.slot, f"{type(error).__name__}: {error}")
+            return policy.EXIT_SOFTWARE
+
+    def _be_monitor(self, own_end: socket.socket) -> int:
+        from fastmilter.server.monitor import Monitor  # here: the master needs nothing of it
+
+        windows = self._keeper.windows
+        addresses = [listener.bound for listener in self._setups[self._policy.generation].listeners]
+        self._forget_master(windows.listeners)
+        titles.monitor_title(self._settings.target.name)
+        return Monitor(self._settings, self._slots, own_end, windows, addresses, self._probe).run()
+
+    def _forget_master(self, kept: tuple[Listener, ...]) -> None:
+        """Close the descriptors of the master in a child, all listening sockets but ``kept`` among them.
 
         A copy of a sibling's channel above all: as long as one exists, the sibling does not notice that the master
         died. Nothing is unregistered from the selector, which would change the master's too: both share it.
@@ -382,9 +498,10 @@ class Supervisor:
                 os.close(sibling.pidfd)
         if self._lifeline is not None:
             os.close(self._lifeline)
-        for other in self._setups.values():
-            for listener in other.listeners:
-                if listener not in setup.listeners:
+        self._keeper.forget_in_child()
+        for setup in self._setups.values():
+            for listener in (*setup.listeners, *setup.windows.listeners):
+                if listener not in kept:
                     listener.socket.close()
 
 

@@ -33,6 +33,7 @@ from fastmilter.server import channel as master_channel
 from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.counted import Counted, show_in_flight
 from fastmilter.server.counters import Count, Tally
+from fastmilter.server.log_file import reopen_log_file
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.poller import best_poller
 from fastmilter.server.settings import Settings
@@ -466,6 +467,8 @@ class Worker:
                 self._stop_now = True
             elif isinstance(message, master_channel.Drain):
                 self._drain(message.limits, now)
+            elif isinstance(message, master_channel.ReopenLogs):
+                reopen_log_file(self._settings.log_file)
         if gone:
             self._poller.remove(self._channel.fileno())
             if self._drain_limits is None:
