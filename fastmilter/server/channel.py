@@ -5,8 +5,10 @@ ignored: a worker may be of another version than its master (upgrade in place). 
 other process is gone, however it went; nothing else is needed to notice the death of a master, SIGKILL included.
 
 Down to a worker: ``Drain``, ``StopNow``, ``ReopenLogs``; up: ``Ready``. Down to the monitor: ``News``, ``ReopenLogs``;
-up, as orders of an administrator: ``Reload``, ``Stop``, ``StopNow``, ``Scale``, ``ReopenLogs``. Pure functions and one small buffer; ``send`` and ``receive`` are the
-only ones that touch a socket, and neither ever waits.
+up, as orders of an administrator: ``Reload``, ``Stop``, ``StopNow``, ``Scale``, ``ReopenLogs``.
+
+Pure functions and one small buffer; ``send`` and ``receive`` are the only ones that touch a socket, and neither ever
+waits.
 """
 
 import math

@@ -163,7 +163,7 @@ class Control:
         return done()
 
     def _of(self, what: Of) -> int:
-        return int(self._counters.of_server(what))
+        return self._counters.of_server(what)
 
     def _state(self) -> State:
         return State(self._of(Of.STATE))

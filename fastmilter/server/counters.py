@@ -107,7 +107,9 @@ class GuardCount(IntEnum):
 
 
 _GAUGES_AT: Final = _COUNTS
-_CALL_AT: Final = _GAUGES_AT + len(Gauge)  # the callback that runs now: its place in CALLED from 1, since when, queue id
+_CALL_AT: Final = _GAUGES_AT + len(
+    Gauge
+)  # the callback that runs now: its place in CALLED from 1, since when, queue id
 _GUARDS_AT: Final = _CALL_AT + 2 + NAME_BYTES // _WORD_BYTES
 _GUARD_STATE: Final = NAME_BYTES // _WORD_BYTES
 _GUARD_RUNNING: Final = _GUARD_STATE + 1
@@ -195,7 +197,7 @@ class Tally:
     """A worker's block, for its worker: adds to counts, sets gauges. Never raises for a number."""
 
     def __init__(self, block: memoryview, *, timed: bool = False, watched: bool = False) -> None:
-        """Write to ``block``. ``timed``: callbacks are to be timed; ``watched``: somebody looks at what is in flight."""
+        """Write to ``block``. ``timed``: the time of callbacks is wanted; ``watched``: so is what is in flight."""
         self.timed = timed
         self.watched = watched
         self._block = block
@@ -353,24 +355,32 @@ class Counters:
                 return
         # More names than places over the life of a server: the counts of the rest end with their workers.
 
-    def set_of_server(self, what: Of, number: float) -> None:
-        """Tell a number of the whole server; those that are times may have fractions."""
-        self._server.cast("d" if what in _TIMES_OF_SERVER else "Q")[what] = number
+    def set_of_server(self, what: Of, number: int) -> None:
+        """Tell a number of the whole server."""
+        self._server.cast("Q")[what] = number
 
-    def add_of_server(self, what: Of, number: int = 1) -> None:
+    def set_time(self, what: Of, at: float) -> None:
+        """Tell when something happened, by the clock on the wall."""
+        self._server.cast("d")[what] = at
+
+    def add_of_server(self, what: int, number: int = 1) -> None:
         """Add to a number of the whole server."""
         self._server.cast("Q")[what] += number
 
     def set_error(self, text: str, now: float) -> None:
         """Tell what went wrong last, and when (``time.time()``)."""
         _put(self._server, len(Of), TEXT_BYTES, text)
-        self.set_of_server(Of.ERROR_AT, now)
+        self.set_time(Of.ERROR_AT, now)
 
     # Everybody's.
 
-    def of_server(self, what: Of) -> float:
+    def of_server(self, what: int) -> int:
         """Return a number of the whole server."""
-        return self._server.cast("d" if what in _TIMES_OF_SERVER else "Q")[what]
+        return self._server.cast("Q")[what]
+
+    def time_of(self, what: Of) -> float:
+        """Return when something happened, by the clock on the wall; 0.0: never."""
+        return self._server.cast("d")[what]
 
     def error(self) -> str:
         """Return what went wrong last, "" if nothing did."""
@@ -453,13 +463,10 @@ class Totals:
         return self._counts[_EXCEPTIONS_AT + _CALLED_PLACES[callback]]
 
     def times(self, what: str) -> tuple[list[int], float]:
-        """Return how many calls for ``what`` (one of ``TIMED``) took at most each of ``BUCKETS_S``, then all; seconds."""
+        """Return how many calls for ``what`` (of ``TIMED``) took at most each of ``BUCKETS_S``, and all; seconds."""
         start = _TIMES_AT + TIMED.index(what) * _TIMES
         classes = self._counts[start : start + _CLASSES]
         return [sum(classes[: place + 1]) for place in range(_CLASSES)], self._counts[start + _CLASSES] / 1e9
-
-
-_TIMES_OF_SERVER: Final = frozenset({Of.STARTED_AT, Of.RELOADED_AT, Of.ERROR_AT})
 
 
 def _guard_at(place: int) -> int:

@@ -1,8 +1,8 @@
 """The log file: it takes the place of standard error, so that whatever is written there comes into it.
 
 So tracebacks of the interpreter, what a filter prints there and the lines of all loggers need nothing of their own, and
-all processes of a server append to the same open file. To open it anew, when ``logrotate`` has moved it, is the business
-of every process for itself.
+all processes of a server append to the same open file. To open it anew, when ``logrotate`` has moved it, is the
+business of every process for itself.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """The numbers of a server in the text format of Prometheus: one table says what there is.
 
 ``METRICS`` is the only place where a metric stands: the exposition, the reference in docs/monitoring.md and the tests
-of the dashboard and the alert rules are made from it. Names follow Prometheus's customs: base units, ``_total`` for what
-only grows. What only grows is summed over all workers, those that are gone included.
+of the dashboard and the alert rules are made from it. Names follow Prometheus's customs: base units, ``_total`` for
+what only grows, which is summed over all workers, those that are gone included.
 
 Source: Prometheus, "Exposition formats", text format version 0.0.4.
 """
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
     totals: Totals
     status: dict[str, Any]
 
-    def of_server(self, what: Of) -> float:
+    def of_server(self, what: int) -> int:
         """Return a number of the master."""
         return self.slots.counters.of_server(what)
 
@@ -126,7 +126,12 @@ METRICS: Final = (
         lambda _: [({"version": __version__, "python": platform.python_version()}, 1)],
         ("version", "python"),
     ),
-    Metric("fastmilter_start_time_seconds", "gauge", "When the server started, Unix time.", _of(Of.STARTED_AT)),
+    Metric(
+        "fastmilter_start_time_seconds",
+        "gauge",
+        "When the server started, Unix time.",
+        lambda scene: _one(scene.slots.counters.time_of(Of.STARTED_AT)),
+    ),
     Metric(
         "fastmilter_ready",
         "gauge",
@@ -141,7 +146,7 @@ METRICS: Final = (
         "fastmilter_worker_ends_total",
         "counter",
         "Workers that ended: drained (asked to), killed (a signal of somebody), crashed, failed (status), config (78).",
-        lambda scene: [({"reason": each}, scene.of_server(Of(Of.DRAINED + n))) for n, each in enumerate(ENDS)],
+        lambda scene: [({"reason": each}, scene.of_server(Of.DRAINED + n)) for n, each in enumerate(ENDS)],
         ("reason",),
     ),
     Metric(
@@ -272,10 +277,15 @@ METRICS: Final = (
         lambda scene: [({"guard": each["guard"]}, each["running"]) for each in scene.status["guards"]],
         ("guard",),
     ),
-    Metric("fastmilter_guard_calls_total", "counter", "Calls let through.", _guards(GuardCount.CALLS), ("guard",)),
-    Metric("fastmilter_guard_failures_total", "counter", "Calls that failed.", _guards(GuardCount.FAILURES), ("guard",)),
-    Metric("fastmilter_guard_refused_total", "counter", "Calls refused.", _guards(GuardCount.REFUSED), ("guard",)),
-    Metric("fastmilter_guard_opened_total", "counter", "Times that it opened.", _guards(GuardCount.OPENED), ("guard",)),
+    *(
+        Metric(f"fastmilter_guard_{count.name.lower()}_total", "counter", text, _guards(count), ("guard",))
+        for count, text in {
+            GuardCount.CALLS: "Calls that a guard let through.",
+            GuardCount.FAILURES: "Calls under a guard that failed.",
+            GuardCount.REFUSED: "Calls that a guard did not let through.",
+            GuardCount.OPENED: "Times that a guard opened.",
+        }.items()
+    ),
     Metric(
         "fastmilter_worker_resident_bytes",
         "gauge",

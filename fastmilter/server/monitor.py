@@ -78,10 +78,9 @@ class Monitor:
         """Serve until the master lets go; return the exit status."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._link, selectors.EVENT_READ)
-            if self._windows.metrics is not None:
-                selector.register(self._windows.metrics.socket, selectors.EVENT_READ, (self._windows.metrics, "http"))
-            if self._windows.control is not None:
-                selector.register(self._windows.control.socket, selectors.EVENT_READ, (self._windows.control, "control"))
+            for listener, kind in ((self._windows.metrics, "http"), (self._windows.control, "control")):
+                if listener is not None:
+                    selector.register(listener.socket, selectors.EVENT_READ, (listener, kind))
             while True:
                 for key, _ in selector.select():  # whatever happens comes through a descriptor; so does the end
                     if key.data is not None:

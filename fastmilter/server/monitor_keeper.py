@@ -198,8 +198,10 @@ class MonitorKeeper:
 
     def _plan(self, started_at: float, now: float) -> float:
         """Plan the next start; return in how many seconds it is."""
-        self._failures = 0 if now - started_at >= HEALTHY_AFTER_S else self._failures + 1
-        delay = min(BACKOFF_FIRST_S * 2.0 ** max(self._failures - 2, 0), BACKOFF_LONGEST_S) if self._failures > 1 else 0.0
+        self._failures = 1 if now - started_at >= HEALTHY_AFTER_S else self._failures + 1
+        delay = 0.0  # the first of a series
+        if self._failures > 1:
+            delay = min(BACKOFF_FIRST_S * 2.0 ** min(self._failures - 2, 30), BACKOFF_LONGEST_S)
         self._start_at = now + delay
         return delay
 

@@ -23,7 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn, Protocol
 
 from fastmilter.endpoints import Endpoint
@@ -31,7 +31,7 @@ from fastmilter.errors import ConfigError
 from fastmilter.server import channel, counters, policy, titles
 from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
-from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.log_file import open_log_file, reopen_log_file
 from fastmilter.server.monitor_keeper import MonitorKeeper, Windows, open_windows
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
@@ -130,7 +130,7 @@ class Supervisor:
             try:
                 with selectors.DefaultSelector() as self._selector:
                     self._setups[1] = self._new_setup(self._settings)
-                    self._slots.counters.set_of_server(counters.Of.STARTED_AT, time.time())
+                    self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
                     self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
@@ -326,7 +326,6 @@ class Supervisor:
     def _prepare_reload(self) -> list[policy.Action]:
         """Read the settings again and open what is new; nothing changes if that fails."""
         former = self._settings
-        known = {id(each) for setup in self._setups.values() for each in (*setup.listeners, *setup.windows.listeners)}
         try:
             setup = self._new_setup(self._reread())
         except ConfigError as error:
@@ -338,9 +337,7 @@ class Supervisor:
         workers = settings.workers if settings.workers != former.workers else self._policy.wanted
         actions = self._policy.begin_reload(workers, _limits(settings))
         if not actions:
-            for listener in (*setup.listeners, *setup.windows.listeners):
-                if id(listener) not in known:
-                    listener.close()
+            self._close_new(setup)
             return []
         self._setups[self._policy.newest] = setup
         return actions
@@ -351,7 +348,7 @@ class Supervisor:
         is_new = generation == self._policy.newest
         self._publish()  # before the count: who waits for that finds the generation that serves
         shown.add_of_server(counters.Of.RELOADS if is_new else counters.Of.FAILED_RELOADS)
-        shown.set_of_server(counters.Of.RELOADED_AT, time.time())
+        shown.set_time(counters.Of.RELOADED_AT, time.time())
         for setup in self._setups.values():
             for listener in (*setup.listeners, *setup.windows.listeners):
                 if listener not in (*kept.listeners, *kept.windows.listeners):
@@ -364,16 +361,25 @@ class Supervisor:
             self._keeper.change(kept.windows)
 
     def _new_setup(self, settings: Settings) -> _Setup:
-        """Open what the settings ask for; ``ConfigError`` if that cannot be done."""
-        listeners = self._open_listeners(settings.listen)
+        """Open what the settings ask for; ``ConfigError`` if that cannot be done.
+
+        The log file comes last: until a server listens, what hinders it is said where it was started.
+        """
+        setup = _Setup(settings, self._open_listeners(settings.listen), Windows())
         try:
-            return _Setup(settings, listeners, open_windows(settings, self._keeper.windows))
+            setup = replace(setup, windows=open_windows(settings, self._keeper.windows))
+            open_log_file(settings.log_file)
         except ConfigError:
-            open_already = [listener for setup in self._setups.values() for listener in setup.listeners]
-            for listener in listeners:
-                if listener not in open_already:
-                    listener.close()
+            self._close_new(setup)
             raise
+        return setup
+
+    def _close_new(self, setup: _Setup) -> None:
+        """Close what was opened for a setup that is not to be."""
+        known = [each for other in self._setups.values() for each in (*other.listeners, *other.windows.listeners)]
+        for listener in (*setup.listeners, *setup.windows.listeners):
+            if listener not in known:
+                listener.close()
 
     def _open_listeners(self, addresses: Iterable[Endpoint]) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
@@ -464,9 +470,7 @@ class Supervisor:
         try:
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
-            return self._worker_class(
-                filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot
-            ).run()
+            return self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot).run()
         except ConfigError as error:
             log.error("%s", error)
             failed(spawn.slot, str(error).strip().rpartition("\n")[2])  # of a traceback the end

@@ -124,7 +124,10 @@ class Worker:
         self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
-        self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
+        self._message_log = None
+        if settings.log_messages:
+            as_json = settings.log_format == "json"
+            self._message_log = open_message_log(slots.number(slot), self._poller, as_json=as_json)
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
         self._listening = False
