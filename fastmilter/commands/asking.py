@@ -1,6 +1,7 @@
 """Asking a server that runs: finding its control socket, one request, one answer; for status, stop and the like."""
 
 import argparse
+import contextlib
 import glob
 import json
 import os
@@ -66,7 +67,8 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_S)
             connection.connect(path)
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # answered already: we may not
+                connection.sendall(json.dumps(request).encode() + b"\n")
             while not data.endswith(b"\n") and len(data) < _MOST_BYTES:
                 piece = connection.recv(_READ_BYTES)
                 if not piece:

@@ -31,7 +31,7 @@ MOST_SCALED: Final = 1 << 16
 """Largest number in a ``Scale``; how many workers there may be is not decided here."""
 
 _RECEIVE_BYTES: Final = 64 * PACKET_BYTES
-_MOST_READS: Final = 16
+_MOST_READS: Final = 2
 """How often one ``receive`` reads at most: who never stops sending must not keep its reader."""
 
 

@@ -164,8 +164,8 @@ class Supervisor:
         # News from workers come before orders from outside: a worker that became ready counts as ready.
         for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
             key.data()
-        self._do(self._policy.on_time())
         self._keeper.on_time()
+        self._do(self._policy.on_time())
 
     def _do(self, actions: Iterable[policy.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
