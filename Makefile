@@ -88,7 +88,7 @@ format: $(STAMPS)/checks ## Format the sources
 
 typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled modules
 	$(RUN) -m mypy
-	$(RUN) -m mypy.stubtest fastmilter._text fastmilter._call fastmilter._codec fastmilter._encode fastmilter._messages fastmilter.server._sockets --allowlist tests/typing/stubtest-allowlist.txt --ignore-unused-allowlist
+	$(RUN) -m mypy.stubtest fastmilter._text fastmilter._call fastmilter._scan fastmilter._codec fastmilter._encode fastmilter._messages fastmilter.server._sockets --allowlist tests/typing/stubtest-allowlist.txt --ignore-unused-allowlist
 
 fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
 	$(RUN) -m tests.fuzz.mutate $(FUZZ)

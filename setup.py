@@ -22,7 +22,7 @@ DIRECTIVES = {
 }
 
 # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
-CYTHON = ("_text", "_call", "_messages", "_packets", "_codec", "_encode", "server._sockets")
+CYTHON = ("_text", "_call", "_messages", "_packets", "_scan", "_codec", "_encode", "server._sockets")
 
 # Python files that are compiled as they are: their side files (.pxd) say which names are C.
 COMPILED = (
@@ -39,6 +39,8 @@ COMPILED = (
     "server.message_log",
     "server.counted",
     "server.worker",
+    "server.overtime",
+    "server.waiting",
 )
 
 

@@ -82,7 +82,7 @@ class Host(Protocol):
         """Count a message that has its verdict, and so many edits with it, or was dropped before one (``None``)."""
 
 
-class _Purpose(IntEnum):
+class Purpose(IntEnum):
     """What the call in work is for."""
 
     STEP = auto()
@@ -95,7 +95,7 @@ class _Purpose(IntEnum):
     CLOSE = auto()  # on_close, after which the filter object is gone
 
 
-_STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE = _Purpose
+_STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE = Purpose
 
 
 def _is_answered(purpose: int) -> bool:
@@ -311,7 +311,7 @@ class Conversation(Binding):
     def _mail(self, event: MailFrom) -> bool:
         self._connected()
         session = self.session
-        self.message = Message(session.agreement, session.stages, event, self.plan.state_class)
+        self.message = Message(session.agreement, session.stages, event, self.plan)
         self.message._began = self.last_read
         self._asked = self._steps
         if self._asks(MAIL):

@@ -13,7 +13,7 @@ milter_changeheader) and ``sendmail/headers.c`` (insheader); ``libmilter/smfi.c`
 import io
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import IO, Any, Final
 
 from fastmilter._encode import encode, header_packet
@@ -22,7 +22,9 @@ from fastmilter.codec import AddRecipient, ChangeSender, DeleteRecipient, Insert
 from fastmilter.constants import MAX_DATA_BYTES, MAX_HEADER_INDEX
 from fastmilter.replies import TEMPFAIL
 
-BodySource = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes]
+_AtOnce = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes]
+
+BodySource = _AtOnce | AsyncIterable[bytes]
 """What ``replace_body`` takes."""
 
 SPOOL_MEMORY_BYTES: Final = 1 << 20
@@ -131,7 +133,7 @@ PacketEdit = InsertHeader | AddRecipient | DeleteRecipient | ChangeSender | Quar
 Edit = SetHeader | DeleteHeaders | AppendHeader | NewBody | PacketEdit
 
 
-def spooled(source: BodySource) -> bytes | IO[bytes]:
+def spooled(source: _AtOnce) -> bytes | IO[bytes]:
     """Return a new body as bytes, or drained into a temporary file; errors of ``source`` come through.
 
     ``TypeError`` for ``str`` and for what yields anything but bytes.
@@ -145,17 +147,37 @@ def spooled(source: BodySource) -> bytes | IO[bytes]:
     read = getattr(source, "read", None)
     if read is None and not isinstance(source, Iterable):
         raise TypeError(f"a body must be bytes, a binary file or an iterable of bytes, not {type(source).__name__}")
-    pieces = iter(lambda: read(MAX_DATA_BYTES), b"") if read is not None else iter(source)
-    spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES)  # noqa: SIM115 - closed when it was sent
+    pieces: Iterator[bytes] = iter(lambda: read(MAX_DATA_BYTES), b"") if read is not None else iter(source)
+    spool = _new_spool()
     try:
         for piece in pieces:
-            if not isinstance(piece, bytes | bytearray | memoryview):
-                raise TypeError(f"a body must be made of bytes, not {type(piece).__name__}")
-            spool.write(piece)
+            spool.write(_piece(piece))
     except BaseException:
         spool.close()
         raise
     return spool
+
+
+async def spooled_from(source: AsyncIterable[bytes]) -> IO[bytes]:
+    """Return a new body that comes bit by bit, drained into a temporary file; errors as ``spooled``."""
+    spool = _new_spool()
+    try:
+        async for piece in source:
+            spool.write(_piece(piece))
+    except BaseException:
+        spool.close()
+        raise
+    return spool
+
+
+def _new_spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES)  # closed when it was sent
+
+
+def _piece(piece: Any) -> bytes | bytearray | memoryview:
+    if not isinstance(piece, bytes | bytearray | memoryview):
+        raise TypeError(f"a body must be made of bytes, not {type(piece).__name__}")
+    return piece
 
 
 def discard(edits: Iterable[Edit]) -> None:

@@ -24,7 +24,8 @@ cdef class EditableMessage:
     cdef object _macros
     cdef object _sender
     cdef public object _state
-    cdef readonly object _state_class
+    cdef readonly object _plan
+    cdef object _unread_body
     cdef readonly list _recipients
     cdef readonly list _shown
     cdef readonly list _edits

@@ -4,7 +4,7 @@ A message is a new object for every MAIL, so nothing of one message can reach an
 whoever still holds it can read it, and an edit raises ``MessageEnded``.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -47,10 +47,12 @@ from fastmilter.edits import (
     header_index,
     set_header,
     spooled,
+    spooled_from,
 )
 from fastmilter.errors import MessageEnded, NotNegotiated
 from fastmilter.macros import CONNECTION_STAGES, Macros, Stages, look_up
 from fastmilter.negotiation import Agreement
+from fastmilter.plan import Plan
 from fastmilter.session import Session
 
 if TYPE_CHECKING:
@@ -148,18 +150,19 @@ class EditableMessage:
     ``MessageEnded`` after the end, ``ValueError`` for what cannot be sent.
     """
 
-    def __init__(self, agreement: Agreement, stages: Stages, sender: MailFrom, state_class: type) -> None:
+    def __init__(self, agreement: Agreement, stages: Stages, sender: MailFrom, plan: Plan) -> None:
         """Begin a message with what MAIL told."""
         self._agreement = agreement
         self._actions = agreement.actions
         self._stages = stages
         self._macros: Macros | None = None
         self._sender = sender
-        self._state_class = state_class
+        self._plan = plan
         self._state: Any = None
         self._recipients: list[RcptTo] = []
         self._shown: list[str] = []
         self._edits: list[Edit] = []
+        self._unread_body: Any = None
         self._sealed = False
         self._began = 0.0  # when MAIL was read, by the clock of the driver
 
@@ -254,10 +257,28 @@ class EditableMessage:
         """Replace the whole body; the last call wins (smfi_replacebody).
 
         ``data``: ``bytes``, a binary file or an iterable of ``bytes``; the last two are read now, into a temporary
-        file where they are large.
+        file where they are large. An asynchronous iterable of ``bytes`` is read when the callback has returned, within
+        its deadline; only a class with ``async`` callbacks may hand one over.
         """
         self._check(_CHANGE_BODY)
-        self._add(_CHANGE_BODY, NewBody(spooled(data)))
+        if isinstance(data, AsyncIterable):
+            if not self._plan.is_async:
+                raise TypeError("an asynchronous iterable needs a class with async callbacks")
+            self._unread_body = data
+        else:
+            body = NewBody(spooled(data))
+            self._unread_body = None
+            self._add(_CHANGE_BODY, body)
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether an asynchronous iterable was handed over and is still to be read: for whoever runs the callback."""
+        return self._unread_body is not None
+
+    async def read_body(self) -> None:
+        """Read what was handed over last, into a temporary file where it is large; errors of it come through."""
+        source, self._unread_body = self._unread_body, None
+        self._add(_CHANGE_BODY, NewBody(await spooled_from(source)))
 
     def quarantine(self, reason: str) -> None:
         """Hold the message in the MTA's queue until an administrator releases it (smfi_quarantine).
@@ -277,7 +298,7 @@ class EditableMessage:
     def _add_packet(self, action: int, edit: PacketEdit) -> None:
         self._check(action)
         encode(edit)  # what does not fit a packet is refused here, at the call
-        self._edits.append(edit)
+        self._add(action, edit)
 
     def _check(self, action: int) -> None:
         if self._sealed:
@@ -289,7 +310,8 @@ class EditableMessage:
     # -- for the conversation ------------------------------------------------------------------------------------
 
     def _roll_back(self, mark: int) -> None:
-        """Drop the edits since ``mark``."""
+        """Drop the edits since ``mark``, and a body that was not read yet."""
+        self._unread_body = None
         discard(self._edits[mark:])
         del self._edits[mark:]
 
@@ -319,7 +341,7 @@ class Message(EditableMessage, Generic[S]):
     def state(self) -> S:
         """The filter's own data for this message, made anew for each."""
         if self._state is None:
-            self._state = self._state_class()
+            self._state = self._plan.state_class()
         state: S = self._state
         return state
 

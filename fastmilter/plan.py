@@ -80,7 +80,10 @@ class Plan:
     steps: int
     """The steps whose callbacks are to be called, bit n for ``STEP_NUMBERS`` n."""
     state_class: type
+    async_callbacks: frozenset[str]
+    """The names of the callbacks to be awaited."""
     is_async: bool
+    """Whether anything of the class is ``async``: then all of it is served on an event loop."""
     agreements: dict[tuple[int, int, int], Agreement]
     """Agreements already worked out; one object serves many connections."""
 
@@ -123,15 +126,15 @@ def make_plan(cls: Any, base: type) -> Plan:
         raise TypeError(
             f"{cls.__name__}.__init__ must work without arguments: it is called once a connection"
         ) from None
+    async_callbacks = frozenset(name for name in overridden if inspect.iscoroutinefunction(getattr(cls, name)))
     return Plan(
         filter_class=cls,
         wish=_wish(cls, overridden),
         overridden=overridden,
         steps=sum(1 << number for step, number in STEP_NUMBERS.items() if callback_name(step) in overridden),
         state_class=_state_class(cls, base),
-        is_async=any(
-            inspect.iscoroutinefunction(getattr(cls, name)) for name in (*overridden, *HOOKS) if hasattr(cls, name)
-        ),
+        async_callbacks=async_callbacks,
+        is_async=bool(async_callbacks) or any(inspect.iscoroutinefunction(getattr(cls, name)) for name in HOOKS),
         agreements={},
     )
 
@@ -359,13 +362,6 @@ def build_options(cls: Any, table: Mapping[str, Any]) -> Any:
         return options(**table)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"[filter] cannot be used by {cls.__name__}: {error}") from error
-
-
-def check_servable(cls: Any) -> None:
-    """Raise ``ConfigError`` if there is no driver yet for the filter class ``cls``."""
-    if cls._fastmilter_plan.is_async or cls.blocking:
-        what = "async callbacks" if cls._fastmilter_plan.is_async else "blocking = True"
-        raise ConfigError(f"{cls.__name__} has {what}, which this version does not serve: use plain callbacks")
 
 
 def describe(cls: Any) -> list[str]:

@@ -22,9 +22,10 @@ cdef class Session:
     cdef readonly int step
     cdef readonly bint in_message
     cdef readonly object over
-    cdef readonly object kept
+    cdef public object kept
     cdef public object kept_for_connection
     cdef public int drain
+    cdef public bint is_held_up
     cdef bint _carried
     cdef bint _delivered
     cdef bint _eof
@@ -63,5 +64,6 @@ cdef class Session:
     cpdef object carry(self, verdict)
     cpdef bint spare(self) except -1
     cdef bint _deliver(self, verdict) except -1
+    cpdef object abandon(self)
     cdef object _end(self, verdict)
     cpdef object finish(self, verdict, edits=*, tail=*)

@@ -179,6 +179,8 @@ class Session:
         """A verdict for the whole SMTP connection."""
         self.drain = 0
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
+        self.is_held_up = False
+        """Whether no new message can begin, since a callback of the last one has not come back: 421 at MAIL."""
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
         self._delivered = False  # self.over has been told to the MTA
         self._decoder = CommandDecoder(MAX_DATA_BYTES, _MACROS_KEPT)
@@ -371,7 +373,8 @@ class Session:
         self._carried = False
         self.over = None
         refused = self.kept_for_connection
-        if self.drain and self._is_answered(MAIL) and (refused is None or not refused.is_refusal):
+        leaves = self.is_held_up or (self.drain and self._is_answered(MAIL))
+        if leaves and (refused is None or not refused.is_refusal):
             refused = LEAVING
         if refused is not None:
             self.over = refused
@@ -523,6 +526,15 @@ class Session:
             return False  # one recipient; after a refused DATA the transaction stays open
         self._end(verdict)
         return True
+
+    def abandon(self) -> None:
+        """Give up the message in work, which the MTA drops further on; the caller tells the filter.
+
+        What still comes of it is answered with TEMPFAIL, and so is the step in work if its answer is due.
+        """
+        if self._is_answered(self.step):
+            self.out.append(TEMPFAIL.packet)
+        self._end(TEMPFAIL)
 
     def _end(self, verdict: Verdict) -> None:
         self.in_message = False

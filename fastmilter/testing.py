@@ -197,6 +197,9 @@ class _Server:
         while self._conversation.next_call():
             try:
                 result = self._call(self._conversation.invoke)
+                message = self._conversation.message
+                if message is not None and message.has_unread_body:
+                    self._call(message.read_body)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 self._conversation.failed(error)
             except BaseException:

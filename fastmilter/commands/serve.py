@@ -11,12 +11,12 @@ from fastmilter.commands import EXIT_OK, set_up_logging
 from fastmilter.commands.options import add_options
 from fastmilter.endpoints import Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.plan import build_options, check_servable, describe
+from fastmilter.plan import build_options, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
+from fastmilter.server.models import describe_model, make_worker
 from fastmilter.server.settings import OPTIONS, Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
-from fastmilter.server.worker import Worker
 
 SIGNALS: Final = """\
 signals to the master:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(line)
         return EXIT_OK
     faulthandler.enable()  # a crash in compiled code leaves a traceback too; inherited by the workers
-    return Supervisor(settings, Worker, reread=read, lifeline=arguments.lifeline, probe=negotiate_with).run()
+    return Supervisor(settings, make_worker, reread=read, lifeline=arguments.lifeline, probe=negotiate_with).run()
 
 
 def negotiate_with(address: Endpoint) -> None:
@@ -79,7 +79,6 @@ def check(settings: Settings) -> Iterator[str]:
     ``worker_started`` is not called, since it may open connections.
     """
     filter_class = load_filter(settings.target)
-    check_servable(filter_class)
     build_options(filter_class, settings.filter_options)
     try:
         filter_class()
@@ -94,6 +93,7 @@ def check(settings: Settings) -> Iterator[str]:
             mode = UNIX_MODE if address.mode is None else address.mode
             yield f"  with mode {mode:04o}, group {address.group or 'of the user that runs it'}"
     yield f"workers: {settings.workers}"
+    yield f"callbacks run: {describe_model(filter_class, settings)}"
     described = describe(filter_class)
     yield "would negotiate:"
     yield from (f"  {line}" for line in described if not line.startswith(_WARNING))

@@ -206,6 +206,10 @@ cdef class Poller:
         """Return the descriptors that are ready; none after ``timeout_s``, or when a signal came."""
         raise NotImplementedError
 
+    def fileno(self):
+        """A descriptor that is readable while something is ready, for a loop around this one."""
+        raise NotImplementedError
+
     def close(self):
         """Give the poller itself back."""
         raise NotImplementedError
@@ -271,6 +275,9 @@ cdef class Epoll(Poller):
         for place in range(count):
             ready.append(events[place].data.fd)
         return ready
+
+    def fileno(self):
+        return self.fd
 
     def close(self):
         if self.fd >= 0:

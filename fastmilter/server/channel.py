@@ -4,8 +4,8 @@ Every message is one fixed-size packet with a mark in front, so that a stray byt
 ignored: a worker may be of another version than its master (upgrade in place). The end of the stream says that the
 other process is gone, however it went; nothing else is needed to notice the death of a master, SIGKILL included.
 
-Down to a worker: ``Drain``, ``StopNow``, ``ReopenLogs``; up: ``Ready``. Down to the monitor: ``News``, ``ReopenLogs``;
-up, as orders of an administrator: ``Reload``, ``Stop``, ``StopNow``, ``Scale``, ``ReopenLogs``.
+Down to a worker: ``Drain``, ``StopNow``, ``ReopenLogs``; up: ``Ready``, ``Retire``. Down to the monitor: ``News``,
+``ReopenLogs``; up, as orders of an administrator: ``Reload``, ``Stop``, ``StopNow``, ``Scale``, ``ReopenLogs``.
 
 Pure functions and one small buffer; ``send`` and ``receive`` are the only ones that touch a socket, and neither ever
 waits.
@@ -38,6 +38,11 @@ _MOST_READS: Final = 2
 @dataclass(frozen=True, slots=True)
 class Ready:
     """Worker to master: the filter is loaded, ``worker_started`` is done, connections are being accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Worker to master: it serves on, but wants to be replaced: too much of it is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +89,18 @@ class Scale:
     workers: int
 
 
-Message = Ready | Drain | StopNow | ReopenLogs | News | Reload | Stop | Scale
+Message = Ready | Retire | Drain | StopNow | ReopenLogs | News | Reload | Stop | Scale
 
 _DRAIN: Final = 2
 _SCALE: Final = 7
 _BARE: Final[dict[int, Message]] = {
     1: Ready(),
     3: StopNow(),
-    4: ReopenLogs(),
-    5: News(),
-    6: Reload(),
-    8: Stop(),
+    4: Retire(),
+    5: ReopenLogs(),
+    6: News(),
+    8: Reload(),
+    9: Stop(),
 }
 """The messages that say no more than what they are."""
 _BARE_KINDS: Final = {message: kind for kind, message in _BARE.items()}

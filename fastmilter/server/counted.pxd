@@ -10,9 +10,12 @@ cdef object _CONTINUE
 
 cdef class Counted(Conversation):
     cdef Tally _tally
+    cdef double _call_began
 
     @cython.locals(tally=Tally, began=double)
     cpdef object invoke(self)
+    cpdef object begin_timing(self)
+    cpdef object end_timing(self)
     cdef object _conclude(self, verdict)
 
 

@@ -1,8 +1,8 @@
 """A conversation that is counted: verdicts, the time of callbacks, what is in flight.
 
 What a conversation tells its host (``conversation.Host``) the worker counts there; here is the rest. Callbacks are
-timed only if the tally asks for that, since it takes two looks at the clock for each. A callback that is made by
-``async def`` returns at once: its driver tells its time itself (``Tally.observe``).
+timed only if the tally asks for that, since it takes two looks at the clock for each. Where callbacks run beside the
+loop, their driver says when one begins and ends (``begin_timing``, ``end_timing``).
 """
 
 import heapq
@@ -24,6 +24,7 @@ class Counted(Conversation):
     def __init__(self, plan: Plan, host: Host, tally: Tally) -> None:
         super().__init__(plan, host)
         self._tally = tally
+        self._call_began = 0.0
 
     def invoke(self) -> Any:
         """Run what is to be run, and take its time if that is wanted."""
@@ -40,6 +41,17 @@ class Counted(Conversation):
         finally:
             tally.end_call()
             tally.observe(self.callback, time.monotonic() - began)
+
+    def begin_timing(self) -> None:
+        """Take the time of a call that runs beside the loop."""
+        if self._tally.timed:
+            self._call_began = time.monotonic()
+
+    def end_timing(self) -> None:
+        """Count the time of that call, if it has begun and is not counted yet."""
+        if self._call_began:
+            self._tally.observe(self.callback, time.monotonic() - self._call_began)
+            self._call_began = 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
         """Count a verdict that the filter gave, for whatever reason, unless it is to go on."""

@@ -11,6 +11,7 @@ The rules:
 - A worker that dies while the server runs is replaced. At once, if somebody killed it or if it had been healthy for
   long; after 1, 2, 4 ... 60 s, if it left by itself or crashed soon after its start. If no worker is left, the next is
   never further away than a second: a crash loop must not become an outage.
+- A worker that asks to be replaced serves on until its successor is ready, then it drains.
 - A worker that ends with ``EXIT_CONFIG`` is not replaced: the same would happen again.
 - A reload starts a new generation beside the old one, which drains only when every new worker is ready. If one of them
   does not make it, the new ones go and the old ones stay. Two generations live at most: a reload that is asked for
@@ -29,11 +30,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-EXIT_OK: Final = 0
-EXIT_SOFTWARE: Final = 70
-"""A bug (EX_SOFTWARE of sysexits.h)."""
-EXIT_CONFIG: Final = 78
-"""Something in the configuration or the filter cannot work (EX_CONFIG)."""
+from fastmilter.server.ends import EXIT_CONFIG, EXIT_OK, EXIT_SOFTWARE, how, was_killed
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_LONGEST_S: Final = 60.0
@@ -47,11 +44,6 @@ KILL_GRACE_S: Final = 5.0
 DRAIN_GRACE_S: Final = 10.0
 """What a draining worker gets beyond its last limit: it spends some of it on messages that are past DATA."""
 MOST_WORKERS: Final = 1024
-
-_CRASHES: Final = frozenset(
-    -number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)
-)
-"""Deaths by a signal that a program brings upon itself; other signals were sent by somebody."""
 
 
 # What to do.
@@ -151,6 +143,8 @@ class _Worker:
     ready_at: float = math.inf
     drained_by: float = math.inf
     """While draining: when it must be gone."""
+    retiring: bool = False
+    """Whether it serves on until its successor is ready."""
     told_to_stop: bool = False
     lost: bool = False
     killed: bool = False
@@ -257,6 +251,7 @@ class Policy:
         if generation is not None:
             generation.proven = True
             self._fill(generation)
+            self._relieve(generation, record.number)
             if generation is self._next and self._serving(generation) == generation.wanted:
                 self._commit_reload()
         self._consider_reload()
@@ -273,11 +268,13 @@ class Policy:
                 self._status = EXIT_SOFTWARE
         elif record.state is _State.DRAINING or generation is None:
             pass  # it was asked to leave
+        elif record.retiring and any(other.number == record.number for other in self._members(generation)):
+            pass  # its successor is on the way
         elif not generation.proven and generation is self._current:
-            self._say(logging.ERROR, f"no worker became ready: {_how(status)}")
+            self._say(logging.ERROR, f"no worker became ready: {how(status)}")
             self._begin_stop(EXIT_CONFIG if status == EXIT_CONFIG else EXIT_SOFTWARE)
-        elif generation is self._next and (not record.was_ready or not _was_killed(status)):
-            self._abort_reload(f"worker {record.number} of the new generation {_how(status)}")
+        elif generation is self._next and (not record.was_ready or not was_killed(status)):
+            self._abort_reload(f"worker {record.number} of the new generation {how(status)}")
         else:
             self._replace(generation, record, status)
         self._consider_reload()
@@ -290,6 +287,17 @@ class Policy:
         if record is not None and record.state is not _State.DRAINING:
             record.lost = True
             record.deadline = min(record.deadline, self._clock() + KILL_GRACE_S)
+        return self._take()
+
+    def on_retire(self, worker: int) -> list[Action]:
+        """A worker wants to be replaced: its successor starts first, then it drains."""
+        record = self._workers.get(worker)
+        generation = None if record is None else self._generation_of(record)
+        if record is None or generation is not self._current or record.state is not _State.SERVING or record.retiring:
+            return self._take()
+        record.retiring = True
+        self._say(logging.WARNING, f"worker {record.number} is to be replaced: starting its successor")
+        self._spawn(generation, record.number)
         return self._take()
 
     def on_stop(self) -> list[Action]:
@@ -427,6 +435,12 @@ class Policy:
                 self._drain(record, self._current.limits.drain_reload)
         self._hurry(generation)
 
+    def _relieve(self, generation: _Generation, number: int) -> None:
+        """Drain who waited for this worker to become ready."""
+        for record in self._members(generation):
+            if record.number == number and record.retiring:
+                self._drain(record, generation.limits.drain_reload)
+
     def _hurry(self, generation: _Generation) -> None:
         """Where no worker is left, bring the next one near."""
         if generation.missing and not self._members(generation):
@@ -452,10 +466,10 @@ class Policy:
         number, now = record.number, self._clock()
         if status == EXIT_CONFIG:
             generation.given_up.add(number)
-            self._say(logging.ERROR, f"worker {number} {_how(status)}: not replaced before the next reload")
+            self._say(logging.ERROR, f"worker {number} {how(status)}: not replaced before the next reload")
         else:
             healthy = record.was_ready and now - record.ready_at >= HEALTHY_AFTER_S
-            if healthy or (record.was_ready and _was_killed(status)):
+            if healthy or (record.was_ready and was_killed(status)):
                 failures = 0 if healthy else generation.failures.get(number, 0)
                 delay = 0.0
             else:
@@ -468,7 +482,7 @@ class Policy:
         if number in generation.missing:
             wait = generation.missing[number] - now
             when = f"in {wait:.1f} s" if wait > 0 else "now"
-            self._say(logging.WARNING, f"worker {number} {_how(status)}: starting another {when}")
+            self._say(logging.WARNING, f"worker {number} {how(status)}: starting another {when}")
             if wait <= 0:
                 self._spawn(generation, number)
         self._consider_giving_up()
@@ -566,35 +580,3 @@ class Policy:
         if self._stopping and not self._workers and not self._left:
             self._left = True
             self._actions.append(Leave(self._status))
-
-
-def kind_of_end(status: int) -> str:
-    """Return why a process ended, in a word.
-
-    >>> kind_of_end(0), kind_of_end(-9), kind_of_end(-11), kind_of_end(1), kind_of_end(78)
-    ('drained', 'killed', 'crashed', 'failed', 'config')
-    """
-    if status < 0:
-        return "killed" if _was_killed(status) else "crashed"
-    return {EXIT_OK: "drained", EXIT_CONFIG: "config"}.get(status, "failed")
-
-
-def _was_killed(status: int) -> bool:
-    """Tell whether somebody else ended the process: it is no fault of the program."""
-    return status < 0 and status not in _CRASHES
-
-
-def _how(status: int) -> str:
-    """Say how a process ended.
-
-    >>> _how(-9), _how(78), _how(1)
-    ('died of SIGKILL', 'could not use the configuration', 'ended with status 1')
-    """
-    if status == EXIT_CONFIG:
-        return "could not use the configuration"
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"died of {signal.Signals(-status).name}"
-    except ValueError:
-        return f"died of signal {-status}"

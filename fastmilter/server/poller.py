@@ -2,6 +2,7 @@
 
 import select
 import selectors
+from collections.abc import Iterable
 
 from fastmilter.server._sockets import Epoll, Poller
 
@@ -30,8 +31,20 @@ class _SelectorPoller(Poller):
     def wait(self, timeout_s: float) -> list[int]:
         return [key.fd for key, _ in self._selector.select(timeout_s)]
 
+    def fileno(self) -> int:
+        descriptor: int = self._selector.fileno()  # of kqueue; poll has none
+        return descriptor
+
     def close(self) -> None:
         self._selector.close()
+
+
+def has_something_to_accept(listeners: Iterable[int]) -> bool:
+    """Tell whether a connection waits at one of these listening sockets."""
+    poll = select.poll()
+    for fd in listeners:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def best_poller() -> Poller:

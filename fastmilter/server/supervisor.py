@@ -28,7 +28,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, counters, policy, titles
+from fastmilter.server import channel, counters, ends, policy, titles
 from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.log_file import open_log_file, reopen_log_file
@@ -292,6 +292,8 @@ class Supervisor:
         if any(isinstance(message, channel.Ready) for message in messages):
             log.info("worker %d is ready pid=%d generation=%d", child.number, child.pid, child.generation)
             self._do(self._policy.on_ready(child.worker))
+        if any(isinstance(message, channel.Retire) for message in messages):
+            self._do(self._policy.on_retire(child.worker))
         if gone and child.worker in self._children:
             self._do(self._policy.on_lost(child.worker))
 
@@ -300,7 +302,7 @@ class Supervisor:
         try:
             pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
         except ChildProcessError:  # somebody ignores SIGCHLD for us: it is gone, and nobody knows how
-            pid, wait_status = child.pid, policy.EXIT_SOFTWARE << 8
+            pid, wait_status = child.pid, ends.EXIT_SOFTWARE << 8
         if pid == 0 or child.worker not in self._children:
             return
         if not child.lost:
@@ -316,7 +318,7 @@ class Supervisor:
         if self._slots.pid(child.slot) == child.pid:
             self._slots.clear(child.slot)
         status = os.waitstatus_to_exitcode(wait_status)
-        self._slots.counters.add_of_server(counters.Of.DRAINED + counters.ENDS.index(policy.kind_of_end(status)))
+        self._slots.counters.add_of_server(counters.Of.DRAINED + counters.ENDS.index(ends.kind_of_end(status)))
         log.info("worker %d ended pid=%d generation=%d status=%d", child.number, child.pid, child.generation, status)
         self._do(self._policy.on_exit(child.worker, status))
         self._failure = ""
@@ -414,7 +416,7 @@ class Supervisor:
             pid, link, pidfd = self._fork(lambda own_end: self._be_worker(spawn, own_end))
         except OSError as error:
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
-            return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
+            return self._policy.on_exit(spawn.worker, ends.EXIT_SOFTWARE)
         child = _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, link, pidfd)
         self._children[spawn.worker] = child
         self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
@@ -449,7 +451,7 @@ class Supervisor:
 
     def _live(self, be: Callable[[socket.socket], int], masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
         """Be a child, from the fork to the end of the process."""
-        status = policy.EXIT_SOFTWARE
+        status = ends.EXIT_SOFTWARE
         try:
             self._signals.forget_in_child()
             masters_end.close()
@@ -474,11 +476,11 @@ class Supervisor:
         except ConfigError as error:
             log.error("%s", error)
             failed(spawn.slot, str(error).strip().rpartition("\n")[2])  # of a traceback the end
-            return policy.EXIT_CONFIG
+            return ends.EXIT_CONFIG
         except BaseException as error:
             log.exception("worker %d failed pid=%d", spawn.number, os.getpid())
             failed(spawn.slot, f"{type(error).__name__}: {error}")
-            return policy.EXIT_SOFTWARE
+            return ends.EXIT_SOFTWARE
 
     def _be_monitor(self, own_end: socket.socket) -> int:
         from fastmilter.server.monitor import Monitor  # here: the master needs nothing of it

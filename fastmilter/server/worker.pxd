@@ -23,19 +23,19 @@ cdef class Link(Counted):
 
 cdef class Worker:
     cdef readonly object plan
-    cdef readonly Py_ssize_t messages
+    cdef public Py_ssize_t messages
     cdef MessageLog _message_log
-    cdef object _filter_class
-    cdef object _settings
+    cdef readonly object _filter_class
+    cdef readonly object _settings
     cdef dict _listeners
     cdef set _tcp
-    cdef object _channel
+    cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
-    cdef Tally _tally
+    cdef readonly Tally _tally
     cdef dict _links
-    cdef Poller _poller
+    cdef readonly Poller _poller
     cdef object _buffer
     cdef object _room
     cdef bint _listening
@@ -45,14 +45,21 @@ cdef class Worker:
     cdef double _next_tick
     cdef double _next_sweep
     cdef double _sweep_s
-    cdef object _drain_limits
-    cdef bint _stop_now
+    cdef readonly object _drain_limits
+    cdef readonly bint _stop_now
     cdef list _due
+    cdef public int _alarm
 
-    cdef bint _finished(self) except -1
+    cpdef object _start_filter(self)
+    cpdef object _begin(self)
+    cpdef bint _finished(self) except -1
+    cpdef double _wake_at(self) except -1
     @cython.locals(link=Link, fd=int, now=double)
-    cdef object _turn(self)
+    cpdef object _turn(self, bint may_wait)
+    cdef Link _make_link(self, Stream stream, double now)
+    cpdef object _on_alarm(self)
     cdef object _tick(self, double now)
+    cpdef object _publish(self)
     cdef object _listen(self)
     cdef object _leave_listeners(self)
     cdef object _accept(self, int listener, double now)
@@ -72,3 +79,6 @@ cdef class Worker:
     cdef object _lose(self, Link link)
     cdef object _close(self, Link link)
     cpdef object message_ended(self, Conversation conversation, verdict, Py_ssize_t edits)
+    cpdef object transmit(self, Conversation conversation)
+    cpdef object _close_all(self)
+    cpdef object _close_logs(self)

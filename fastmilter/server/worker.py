@@ -1,5 +1,7 @@
 """One worker process: a select-based loop over its connections, callbacks run in the loop.
 
+``waiting.WaitingWorker`` builds on it for callbacks that run beside the loop.
+
 Per wake of a connection there is one receive and one send, however many packets came; every complete packet of a
 receive is worked off before the next one. The sends of a few connections go out together. A connection whose MTA does
 not read is not read either until it does.
@@ -17,17 +19,15 @@ import gc
 import inspect
 import logging
 import os
-import select
 import socket
 import time
-from collections.abc import Iterable
 from typing import Any, Final
 
 from fastmilter.constants import MAX_DATA_BYTES
 from fastmilter.conversation import Conversation, Host
 from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
-from fastmilter.plan import Plan, build_options, check_servable
+from fastmilter.plan import Plan, build_options
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._sockets import Stream, accept
@@ -35,7 +35,7 @@ from fastmilter.server.counted import Counted, show_in_flight
 from fastmilter.server.counters import Count, Tally
 from fastmilter.server.log_file import reopen_log_file
 from fastmilter.server.message_log import open_message_log
-from fastmilter.server.poller import best_poller
+from fastmilter.server.poller import best_poller, has_something_to_accept
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -140,6 +140,7 @@ class Worker:
         self._drain_limits: tuple[float, ...] | None = None  # moments at which the tiers of a drain end
         self._stop_now = False
         self._due: list[Link] = []
+        self._alarm = -1
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,29 @@ class Worker:
 
         Raises ``ConfigError`` if the filter cannot be used; what ``worker_started`` raises comes through.
         """
-        self._start_filter()
+        self._only_plain(self._start_filter(), "worker_started")
+        self._begin()
+        while not self._finished():
+            self._turn(True)
+        self._close_all()
+        self._close_logs()
+        self._only_plain(self._filter_class.worker_stopped(), "worker_stopped")
+        return EXIT_DRAINED
+
+    def _start_filter(self) -> Any:
+        """Call ``worker_started``; return what it returns."""
+        return self._filter_class.worker_started(build_options(self._filter_class, self._settings.filter_options))
+
+    def _only_plain(self, result: Any, hook: str) -> None:
+        """Refuse what nobody here would wait for: the class has no ``async def`` that could be seen."""
+        if not inspect.isawaitable(result):
+            return
+        if inspect.iscoroutine(result):
+            result.close()
+        raise ConfigError(f"{self._filter_class.__name__}.{hook} returns an awaitable: declare it with async def")
+
+    def _begin(self) -> None:
+        """Begin to serve: the filter is ready."""
         self._poller.add(self._channel.fileno())
         if self._slots.bell is not None:
             self._poller.add_bell(self._slots.bell)
@@ -157,29 +180,17 @@ class Worker:
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, and stays shared with the other workers
         master_channel.send(self._channel, master_channel.Ready())
-        while not self._finished():
-            self._turn()
-        self._close_all()
-        result = self._filter_class.worker_stopped()
-        if result is not None:
-            raise ConfigError(f"{self._filter_class.__name__}.worker_stopped must not be async in a plain filter")
-        return EXIT_DRAINED
-
-    def _start_filter(self) -> None:
-        name = self._filter_class.__name__
-        check_servable(self._filter_class)
-        result = self._filter_class.worker_started(build_options(self._filter_class, self._settings.filter_options))
-        if inspect.iscoroutine(result):
-            result.close()
-            raise ConfigError(f"{name}.worker_started is async, which this version does not serve")
 
     def _finished(self) -> bool:
         return self._stop_now or (self._drain_limits is not None and not self._links)
 
-    def _turn(self) -> None:
-        """Wait for events once, and handle them."""
-        now = time.monotonic()
-        ready = self._poller.wait(max(0.0, self._next_tick - now))
+    def _wake_at(self) -> float:
+        """Return when the loop must turn, whatever happens."""
+        return self._next_tick
+
+    def _turn(self, may_wait: bool) -> None:
+        """Handle what happens, and wait for it if there is time."""
+        ready = self._poller.wait(max(0.0, self._wake_at() - time.monotonic()) if may_wait else 0.0)
         now = time.monotonic()
         for fd in ready:
             link = self._links.get(fd)
@@ -195,6 +206,8 @@ class Worker:
                 self._take_orders(now)
             elif fd == self._slots.bell:
                 self._come_back()
+            elif fd == self._alarm:
+                self._on_alarm()
         self._answer_due()
         if now >= self._next_tick:
             self._tick(now)
@@ -206,7 +219,7 @@ class Worker:
         self._slots.beat(self._slot, now)
         self._slots.set_messages(self._slot, self.messages)
         if self._tally.watched:
-            show_in_flight(self._tally, self._links.values())
+            self._publish()
         if self._drain_limits is not None:
             self._drain_further(now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
@@ -216,6 +229,10 @@ class Worker:
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
+
+    def _publish(self) -> None:
+        """Show what is going on to whoever watches."""
+        show_in_flight(self._tally, self._links.values())
 
     # -- listeners -----------------------------------------------------------------------------------------------
 
@@ -251,7 +268,7 @@ class Worker:
             return
         if stream is None:
             return  # another worker was faster
-        link = Link(self.plan, self, self._tally, stream, now)
+        link = self._make_link(stream, now)
         self._links[link.fd] = link
         self._poller.add(link.fd)
         self._accepted += 1
@@ -260,6 +277,12 @@ class Worker:
         self._slots.set_connections(self._slot, len(self._links))
         if self._has_enough():
             self._hand_over(now)
+
+    def _make_link(self, stream: Stream, now: float) -> Link:
+        return Link(self.plan, self, self._tally, stream, now)
+
+    def _on_alarm(self) -> None:
+        """Do what ``_alarm``, a descriptor of a subclass, is readable for."""
 
     def _has_enough(self) -> bool:
         mean = self._slots.mean_connections()
@@ -290,7 +313,7 @@ class Worker:
 
     def _take_what_waits(self) -> None:
         """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
-        if not self._listening and _has_something_to_accept(self._listeners):
+        if not self._listening and has_something_to_accept(self._listeners):
             self._may_have = len(self._links) + TAKEN_BACK
             self._listen()
 
@@ -414,7 +437,7 @@ class Worker:
     def _lose_by_fault(self, link: Link, error: Exception) -> None:
         """Give up a connection because of an exception that nobody foresaw."""
         self._tally.add(Count.INTERNAL_ERRORS)
-        log.error("internal error, the connection is closed%s", _tail(link), exc_info=error)
+        log.error("internal error, the connection is closed%s", end_of_line(link), exc_info=error)
         self._lose(link)
 
     def _lose(self, link: Link) -> None:
@@ -422,7 +445,7 @@ class Worker:
         try:
             self._end(link)
         except Exception:
-            log.exception("internal error while closing a connection%s", _tail(link))
+            log.exception("internal error while closing a connection%s", end_of_line(link))
         self._close(link)
 
     def _close(self, link: Link) -> None:
@@ -439,10 +462,10 @@ class Worker:
     def _log_end(self, link: Link, error: FastmilterError) -> None:
         if isinstance(error, RemoteProtocolError):
             self._tally.add(Count.PROTOCOL_ERRORS)
-            log.warning("the peer broke the protocol, its connection is closed: %s%s", error, _tail(link))
+            log.warning("the peer broke the protocol, its connection is closed: %s%s", error, end_of_line(link))
         else:
             self._tally.add(Count.NEGOTIATION_FAILURES)
-            log.error("negotiation failed, the MTA takes its default action: %s%s", error, _tail(link))
+            log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(link))
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -458,7 +481,9 @@ class Worker:
                 limit, what, count = settings.idle_timeout, "between two packets", Count.SILENT_IDLE
             if silence > limit:
                 self._tally.add(count)
-                log.warning("the MTA was silent for %.0f s %s, its connection is closed%s", silence, what, _tail(link))
+                log.warning(
+                    "the MTA was silent for %.0f s %s, its connection is closed%s", silence, what, end_of_line(link)
+                )
                 self._lose(link)
 
     # -- orders --------------------------------------------------------------------------------------------------
@@ -505,11 +530,13 @@ class Worker:
     def _close_all(self) -> None:
         for link in list(self._links.values()):
             self._lose(link)
+        for listener in self._listeners.values():
+            listener.close()
+
+    def _close_logs(self) -> None:
         self._slots.set_messages(self._slot, self.messages)
         if self._message_log is not None:
             self._message_log.close()
-        for listener in self._listeners.values():
-            listener.close()
 
     # -- for the conversations (conversation.Host) ---------------------------------------------------------------
 
@@ -517,12 +544,12 @@ class Worker:
         """Log a callback that raised, once, with its traceback."""
         self._tally.exception(callback)
         name = self._filter_class.__name__
-        log.error("%s.%s failed%s", name, callback, _tail(conversation), exc_info=error)
+        log.error("%s.%s failed%s", name, callback, end_of_line(conversation), exc_info=error)
 
     def complain(self, conversation: Conversation, text: str) -> None:
         """Log a fault of the filter's author or an oddity of the peer."""
         self._tally.add(Count.COMPLAINTS)
-        log.warning("%s%s", text, _tail(conversation))
+        log.warning("%s%s", text, end_of_line(conversation))
 
     def transmit(self, conversation: Conversation) -> None:
         """Send what is written so far, from within a callback."""
@@ -542,14 +569,7 @@ class Worker:
             self._message_log.add(conversation, verdict, edits)
 
 
-def _has_something_to_accept(listeners: Iterable[int]) -> bool:
-    poll = select.poll()
-    for fd in listeners:
-        poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _tail(conversation: Conversation) -> str:
+def end_of_line(conversation: Conversation) -> str:
     """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
     parts = [f"pid={os.getpid()}"]
     if conversation.queue_id is not None:

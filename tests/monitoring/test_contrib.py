@@ -20,7 +20,7 @@ DASHBOARD: dict[str, Any] = json.loads((ROOT / "contrib" / "grafana" / "fastmilt
 
 def known() -> dict[str, set[str]]:
     """Every name that is exported, and its labels."""
-    names = {}
+    names: dict[str, set[str]] = {}
     for metric in METRICS:
         labels = {*metric.labels, "job", "instance"}
         if metric.kind == "histogram":

@@ -53,6 +53,10 @@ def test_status_shows_workers_and_what_is_in_flight(server: Server) -> None:
     assert server.stop() == 0
 
 
+def running(server: Server) -> list[dict[str, object]]:
+    return [each for each in control(server)["status"]["in_flight"] if each["running"]]
+
+
 def test_a_callback_that_runs_long_is_shown_while_it_runs(server: Server) -> None:
     server.filter.write_text("""
 import os
@@ -74,12 +78,11 @@ class Tagger(fastmilter.Filter):
         if pid == 0:  # the MTA waits for the verdict
             client.end_of_message()
             os._exit(0)
-        running = lambda: [each for each in control(server)["status"]["in_flight"] if each["running"]]  # noqa: E731
-        wait_until(running, "the callback runs")
-        assert [(each["queue_id"], each["step"]) for each in running()] == [("4ZkT9c1x2P", "end_of_message")]
+        wait_until(lambda: running(server), "the callback runs")
+        assert [(each["queue_id"], each["step"]) for each in running(server)] == [("4ZkT9c1x2P", "end_of_message")]
         (server.directory / "release").touch()
         os.waitpid(pid, 0)
-        wait_until(lambda: not running(), "it has ended")
+        wait_until(lambda: not running(server), "it has ended")
         client.close()
     assert server.stop() == 0
 

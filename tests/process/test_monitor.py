@@ -50,13 +50,6 @@ NOT_HERE = {
     "fastmilter_connections_refused_total",
     "fastmilter_accept_failures_total",
     "fastmilter_internal_errors_total",
-    "fastmilter_callback_timeouts_total",
-    "fastmilter_late_callbacks_total",
-    "fastmilter_threads",
-    "fastmilter_threads_busy",
-    "fastmilter_jobs_waiting",
-    "fastmilter_tasks",
-    "fastmilter_read_ahead_bytes",
     "fastmilter_guards",
     "fastmilter_guard_running",
     "fastmilter_guard_calls_total",
@@ -216,6 +209,84 @@ def test_numbers_of_workers(watched: Server) -> None:
         status, body = http(watched, "/healthz")
         assert (status, "ConnectFailed" in body) == (503, True)
     assert watched.finish() == 0
+
+
+WAITING = """
+import os
+import fastmilter
+
+class Tagger(fastmilter.Filter):
+    blocking = True
+    deadline = {"end_of_message": 1.0}
+
+    def on_mail(self, sender, params):
+        pass
+
+    def on_end_of_message(self):
+        import time
+        while not os.path.exists("release"):
+            time.sleep(0.01)
+"""
+
+
+def to_the_end(server: Server) -> Client:
+    """Open a message and say all of it, without waiting for the verdict; the beginning of another is behind it."""
+    client = Client(server.address()).open()
+    begin(client)
+    client.rcpt("b@example.net")
+    client.data()
+    client.body(b"text")
+    client.send(codec.EndOfMessage())
+    client.send(codec.MailFrom(b"<next@example.org>"))
+    return client
+
+
+def test_numbers_of_threads(watched: Server) -> None:
+    watched.filter.write_text(WAITING)
+    watched.start("--workers=1", "--threads=1", *WATCHED)
+    before = metrics(watched)
+    clients = [to_the_end(watched), to_the_end(watched)]
+    wait_until(lambda: metrics(watched)["fastmilter_threads_busy"] == 1, "one thread is busy")
+    assert metrics(watched)["fastmilter_threads"] == 1
+    wait_until(lambda: metrics(watched)["fastmilter_callback_timeouts_total"] > 0, "a callback is out of time")
+    (watched.directory / "release").touch()
+    wait_until(lambda: metrics(watched)["fastmilter_late_callbacks_total"] > 0, "it comes back all the same")
+    grown(watched, 'fastmilter_callback_seconds_count{step="mail"}', before, 2)
+    wait_until(lambda: metrics(watched)["fastmilter_threads_busy"] == 0, "no thread is busy")
+    for client in clients:
+        client.close()
+    assert watched.stop() == 0
+
+
+def test_numbers_of_jobs_that_wait_and_of_what_is_read_ahead(watched: Server) -> None:
+    watched.filter.write_text(WAITING.replace('deadline = {"end_of_message": 1.0}', "deadline = None"))
+    watched.start("--workers=1", "--threads=1", *WATCHED)
+    clients = [to_the_end(watched), to_the_end(watched)]
+    wait_until(lambda: metrics(watched)["fastmilter_jobs_waiting"] == 1, "one waits for the thread")
+    wait_until(lambda: metrics(watched)["fastmilter_read_ahead_bytes"] > 0, "something is read ahead")
+    (watched.directory / "release").touch()
+    wait_until(lambda: metrics(watched)["fastmilter_jobs_waiting"] == 0, "none waits")
+    wait_until(lambda: metrics(watched)["fastmilter_read_ahead_bytes"] == 0, "all is worked off")
+    for client in clients:
+        client.close()
+    assert watched.stop() == 0
+
+
+def test_numbers_of_tasks(watched: Server) -> None:
+    waiting = WAITING.replace("blocking = True", "pass").replace("def on_end", "async def on_end")
+    waiting = waiting.replace("import time", "import asyncio").replace("time.sleep", "await asyncio.sleep")
+    watched.filter.write_text(waiting.replace('deadline = {"end_of_message": 1.0}', "deadline = None"))
+    watched.start("--workers=1", *WATCHED)
+    before = metrics(watched)
+    clients = [to_the_end(watched), to_the_end(watched)]
+    wait_until(lambda: metrics(watched)["fastmilter_tasks"] == 2, "two tasks")
+    (watched.directory / "release").touch()
+    wait_until(lambda: metrics(watched)["fastmilter_tasks"] == 0, "none is left")
+    grown(watched, 'fastmilter_callback_seconds_count{step="end_of_message"}', before, 2)
+    assert metrics(watched)['fastmilter_callback_seconds_sum{step="end_of_message"}'] > 0
+    for client in clients:
+        client.close()
+    assert watched.stop() == 0
 
 
 def test_healthz_negotiates(watched: Server) -> None:

@@ -37,7 +37,7 @@ EDITS: dict[str, tuple[Action, Callable[[Playable], None]]] = {
 
 def message_with(actions: Action = ALL_ACTIONS, **wish: Any) -> Playable:
     agreement = negotiate(Offer(6, ALL_ACTIONS, ALL_PROTOCOL), Wish(actions=actions, **wish))
-    return Message(agreement, NO_STAGES, MAIL, SimpleNamespace)
+    return Message(agreement, NO_STAGES, MAIL, Filter._fastmilter_plan)
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -130,7 +130,7 @@ def test_an_empty_value_may_be_added() -> None:
 
 def test_the_envelope_of_a_message() -> None:
     mail = codec.MailFrom(b"<\xe4@From.Example>", (b"SIZE=100", b"X=\xff"))
-    message: Playable = Message(message_with()._agreement, NO_STAGES, mail, SimpleNamespace)
+    message: Playable = Message(message_with()._agreement, NO_STAGES, mail, Filter._fastmilter_plan)
     assert message.sender == "\udce4@From.Example"
     assert message.sender.raw == b"<\xe4@From.Example>"
     assert message.sender_params.get("size") == "100"

@@ -1,0 +1,271 @@
+"""Async filters: callbacks on asyncio, the loop of the worker within it.
+
+asyncio waits for one descriptor: that of the poller, which waits for all others. So connections are accepted, read,
+written and shared with the other workers by the same compiled code as everywhere, and no transport or protocol object
+of asyncio is made for them. A callback that has nothing to wait for runs at once; from the first that returns an
+awaitable on, the rest of the job is one task, in a context of its own for each connection.
+
+A message that is dropped, and a callback that is out of time, have their task cancelled; what is to be called after
+it waits until the task has ended.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any, Final
+
+from fastmilter.filter import Filter
+from fastmilter.server.counters import Gauge
+from fastmilter.server.overtime import WaitingLink
+from fastmilter.server.settings import Settings
+from fastmilter.server.waiting import CLOSE_S, EXPIRING, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.worker import EXIT_DRAINED, Worker
+
+log = logging.getLogger(__name__)
+
+CANCEL_S: Final = 5.0
+"""How long a callback whose message was dropped may take to end once it was cancelled."""
+
+ON_TIMEOUT_S: Final = 1.0
+"""How long an async ``on_timeout`` may take."""
+
+STOPPED_S: Final = 5.0
+"""How long ``worker_stopped`` may take."""
+
+_NO_LOCK: Final = contextlib.nullcontext()
+_MOST_FRAMES: Final = 30
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes event loops: uvloop's where it is installed, else asyncio's own."""
+    try:
+        import uvloop  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class AsyncWorker(WaitingWorker):
+    """A worker for filters with ``async def``."""
+
+    def __init__(self, filter_class: type[Filter[Any]], settings: Settings, *handed_over: Any) -> None:
+        """Take what the master hands over, as ``Worker``."""
+        super().__init__(filter_class, settings, *handed_over)
+        on_timeout = getattr(filter_class, "on_timeout", None)
+        self._asks_on_timeout = inspect.iscoroutinefunction(on_timeout)
+        self._threads = ThreadPoolExecutor(settings.threads, "fastmilter callbacks") if filter_class.blocking else None
+        self._asking: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def run(self) -> int:
+        """Serve until the master says otherwise; return the exit status of the process."""
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(self._serve())
+
+    async def _serve(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._over = self._loop.create_future()
+        await _settled(self._start_filter())
+        self._begin()
+        self._loop.add_reader(self._poller.fileno(), self._on_ready)
+        self._on_ready()
+        await self._over
+        await self._leave()
+        try:
+            await asyncio.wait_for(_settled(self._filter_class.worker_stopped()), STOPPED_S)
+        except TimeoutError:
+            log.error("%s.worker_stopped did not end within %.0f s", self._filter_class.__name__, STOPPED_S)
+        return EXIT_DRAINED
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _on_ready(self) -> None:
+        """Handle what the poller has, and have the loop come back in time."""
+        try:
+            self._turn(False)
+        except BaseException as error:  # noqa: BLE001 - the worker ends by it, as it would without asyncio
+            if not self._over.done():
+                self._over.set_exception(error)
+            return
+        self._set_timer()
+        if self._finished() and not self._over.done():
+            self._over.set_result(None)
+
+    def _set_timer(self) -> None:
+        at = self._wake_at()
+        if self._timer is not None:
+            if self._timer_at <= at and not self._timer.cancelled() and self._timer.when() > self._loop.time():
+                return  # it comes early enough; then we look again
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_ready)
+
+    async def _leave(self) -> None:
+        """Close what is open, and wait a while for the last callbacks."""
+        Worker._close_all(self)
+        until = time.monotonic() + CLOSE_S
+        while (left := until - time.monotonic()) > 0:
+            tasks = {job.runner for job in (*self._jobs, *self._late)}
+            if not tasks:
+                break
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._tell_left()
+        self._loop.remove_reader(self._poller.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._close_logs()
+
+    def _publish_runners(self, running: int) -> None:
+        self._tally.set(Gauge.TASKS, running)
+        if self._threads is not None:
+            self._tally.set(Gauge.THREADS, self._settings.threads)
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def _begin_job(self, link: WaitingLink) -> bool:
+        job = Job(link, _NO_LOCK)
+        if link.context is None:
+            link.context = contextvars.copy_context()
+        call = job.run_call()
+        if self._threads is not None and call is not None:
+            self._start_task(job, self._called(link, call))
+            return True
+        while call is not None:
+            result = error = None
+            try:
+                result = link.context.run(call)
+            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
+                error = raised
+            if result is not None and inspect.isawaitable(result):
+                self._start_task(job, result)
+                return True
+            call = job.next_call(result, error)
+        return False
+
+    def _start_task(self, job: Job, awaitable: Awaitable[Any]) -> None:
+        self._enlist(job.link, job)
+        job.runner = self._loop.create_task(self._run(job, awaitable), context=job.link.context)
+        self._set_timer()
+
+    async def _run(self, job: Job, awaitable: Awaitable[Any]) -> None:
+        """Run the calls of a job from the first that has something to wait for to the last."""
+        link = job.link
+        try:
+            while True:
+                result = error = None
+                try:
+                    result = await awaitable
+                    message = link.message
+                    if message is not None and message.has_unread_body:
+                        await message.read_body()
+                except asyncio.CancelledError as raised:
+                    error = self._cancelled(job, raised)
+                except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
+                    error = raised
+                call = job.next_call(result, error)
+                if call is None:
+                    return
+                awaitable = self._called(link, call)
+        finally:
+            self._task_ended(job)
+
+    async def _called(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
+        """Make a call, in a thread if it may block, and wait for what it returns."""
+        if self._threads is not None and link.callback not in self.plan.async_callbacks:
+            return await self._in_thread(call)
+        return await _settled(call())
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
+        assert self._threads is not None
+        context = contextvars.copy_context()
+        future = self._loop.run_in_executor(self._threads, context.run, call)
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError as error:
+                cancelled = error
+                future.cancel()  # unless it has begun
+        if cancelled is not None:
+            raise cancelled
+        return future.result()
+
+    def _cancelled(self, job: Job, error: asyncio.CancelledError) -> BaseException | None:
+        """Return what a cancelled callback counts as: nothing, if it was cancelled by us."""
+        task = asyncio.current_task()
+        assert task is not None
+        is_ours = False
+        while task.cancelling():
+            is_ours = True
+            task.uncancel()
+        return None if is_ours else error
+
+    def _task_ended(self, job: Job) -> None:
+        if job.state is EXPIRING:
+            return  # who asks on_timeout goes on
+        self._end_job(job)
+        self._set_timer()
+        if self._finished() and not self._over.done():
+            self._over.set_result(None)
+
+    def _interrupt(self, job: Job) -> None:
+        """Cancel the callback that runs: nothing of what it does counts any more."""
+        job.ends_by = min(job.ends_by, time.monotonic() + CANCEL_S)
+        self._next_look = min(self._next_look, job.ends_by)
+        job.runner.cancel()
+
+    def _expire(self, job: Job, now: float) -> None:
+        link = job.link
+        if self._asks_on_timeout and job.state is RUNNING and not link.is_noticing and link.filter is not None:
+            job.state = EXPIRING
+            asking = self._loop.create_task(self._ask_on_timeout(job), context=link.context)
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+        else:
+            super()._expire(job, now)
+
+    async def _ask_on_timeout(self, job: Job) -> None:
+        """Ask an async ``on_timeout`` what to answer, and give the job up."""
+        link = job.link
+        own = verdict = self._filter_class.timeout_verdict
+        try:
+            async with asyncio.timeout(ON_TIMEOUT_S):
+                result = await link.filter.on_timeout(step_of(link))  # type: ignore[union-attr]
+            verdict = self._verdict_or(result, own, link)
+        except Exception as error:  # noqa: BLE001 - the door around user code
+            self.callback_failed(link, "on_timeout", error)
+        job.state = RUNNING
+        self._give_up(job, verdict, not job.runner.done())
+        self._set_timer()
+
+    def _stack(self, job: Job) -> str:
+        lines = [
+            f"  File {frame.f_code.co_filename!r}, line {frame.f_lineno}, in {frame.f_code.co_name}"
+            for frame in _frames(job.runner.get_coro())
+        ]
+        return "\n".join(lines)
+
+
+def _frames(waiting: Any) -> Iterator[FrameType]:
+    """Yield the frames of what a coroutine waits for, outermost first, without this module's own."""
+    for _ in range(_MOST_FRAMES):
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is None:
+            return
+        if frame.f_code.co_filename != __file__:
+            yield frame
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+
+
+async def _settled(result: Any) -> Any:
+    """Return ``result``, or what it is waited for to give."""
+    return await result if inspect.isawaitable(result) else result

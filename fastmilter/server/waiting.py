@@ -1,0 +1,431 @@
+"""A worker whose callbacks run beside its loop: what threads (``offload``) and asyncio (``aio``) have in common.
+
+The loop reads, writes and keeps the time. The calls that a connection's packets lead to are one ``Job``, which runs
+them one after the other and owns the conversation meanwhile; its answers leave when it is done. Nothing of a
+connection is decoded while it has a job: what is read goes to ``ReadAhead``, and only the heads of the packets are
+looked at.
+
+Time runs from the oldest command that the MTA waits for an answer to, over all calls in between. A job that is out of
+time is answered in its place (``WaitingLink.out_of_time``) and becomes late: it goes on, but nothing of what it does
+counts. Where the MTA takes it, PROGRESS tells it from time to time that work goes on.
+
+A connection whose MTA has gone stays until its last callbacks have run (``_leaving``).
+"""
+
+import logging
+import math
+import time
+from contextlib import AbstractContextManager
+from enum import IntEnum
+from typing import Any, Final
+
+from fastmilter.constants import STEPS, Step
+from fastmilter.conversation import Conversation
+from fastmilter.filter import Filter
+from fastmilter.replies import Verdict
+from fastmilter.server._sockets import Stream
+from fastmilter.server.counters import Count, Gauge
+from fastmilter.server.deadlines import CONTENT_S, Deadlines
+from fastmilter.server.overtime import WaitingLink
+from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker, end_of_line
+from fastmilter.session import Phase
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S: Final = 4.0
+"""How often an MTA is told that work goes on; Sendmail waits 10 s for each packet."""
+
+LOOK_S: Final = 0.1
+"""How far apart, at least, the looks at the clocks of all jobs are."""
+
+CLOSE_S: Final = 2.0
+"""How long a worker that leaves waits for the callbacks that its last connections still get."""
+
+_CLOSED: Final = Phase.CLOSED
+_HEADROOM = HEADROOM
+_STEPS: Final = tuple(STEPS)
+
+
+class JobState(IntEnum):
+    """Where a job stands."""
+
+    QUEUED = 0
+    RUNNING = 1
+    EXPIRING = 2
+    """Out of time; ``on_timeout`` is asked what to answer."""
+    LATE = 3
+    """Answered in its place; it comes back some day."""
+    DONE = 4
+
+
+QUEUED, RUNNING, EXPIRING, LATE, DONE = JobState
+
+
+class Job:
+    """The calls that a connection's packets lead to, until there are none left."""
+
+    __slots__ = ("ends_by", "link", "lock", "runner", "state")
+
+    def __init__(self, link: WaitingLink, lock: AbstractContextManager[Any]) -> None:
+        """Prepare the calls of ``link``; ``lock`` guards it and its conversation while a callback runs."""
+        self.link = link
+        self.lock = lock
+        self.state = QUEUED
+        self.runner: Any = None
+        """What runs it: for the driver."""
+        self.ends_by = math.inf
+        """When it is given up, whatever its deadline says."""
+
+    def run_call(self) -> Any:
+        """Return what is to be run first, or ``None`` if nothing is any more: under the lock."""
+        if self.state is not QUEUED:
+            return None
+        if not self.link.is_wanted():
+            self.state = DONE
+            return None
+        self.state = RUNNING
+        return self.link.take_call()
+
+    def next_call(self, result: Any, error: BaseException | None) -> Any:
+        """Take what the last call returned or raised; return what is to be run next, or ``None``: under the lock."""
+        if self.state is not RUNNING:
+            return None
+        if self.link.take_outcome(result, error):
+            return self.link.take_call()
+        self.state = DONE
+        return None
+
+
+class WaitingWorker(Worker):
+    """The loop, without what runs the jobs."""
+
+    def __init__(self, filter_class: type[Filter[Any]], *handed_over: Any) -> None:
+        """Take what the master hands over, as ``Worker``."""
+        super().__init__(filter_class, *handed_over)
+        self._deadlines = Deadlines(filter_class.deadline)
+        self._soonest = min(PROGRESS_S, *self._deadlines.of(None, ~0))
+        self._jobs: set[Job] = set()
+        self._late: set[Job] = set()
+        self._leaving: set[WaitingLink] = set()
+        self._next_look = math.inf
+
+    # -- what runs the jobs, in a subclass -----------------------------------------------------------------------
+
+    def _begin_job(self, link: WaitingLink) -> bool:
+        """Have the calls of ``link`` run; tell whether that is still to be waited for.
+
+        Then ``_enlist`` took the job down, and ``_end_job`` is due when it has run.
+        """
+        raise NotImplementedError
+
+    def _interrupt(self, job: Job) -> None:
+        """End the callback that runs, if that can be done: nothing of what it does counts any more."""
+
+    def _stack(self, job: Job) -> str:
+        """Return what a job that is late is doing, as the lines of a traceback."""
+        raise NotImplementedError
+
+    def _enlist(self, link: WaitingLink, job: Job) -> None:
+        link.job = job
+        self._jobs.add(job)
+        since = link.since if link.due_step < 0 else min(link.since, link.due_since)
+        link.progress_at = since + PROGRESS_S
+        self._next_look = min(self._next_look, since + self._soonest)
+
+    def _end_job(self, job: Job) -> None:
+        """Take up a connection again whose job has run, in time or late."""
+        link = job.link
+        if job in self._late:
+            self._tally.add(Count.LATE_CALLBACKS)
+            self._late.discard(job)
+            link.come_back()
+        else:
+            self._jobs.discard(job)
+            link.job = None
+        self._go_on_with(link)
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    def _make_link(self, stream: Stream, now: float) -> WaitingLink:
+        return WaitingLink(self.plan, self, self._tally, stream, now)
+
+    def _handle(self, link: Link, now: float) -> None:
+        assert isinstance(link, WaitingLink)
+        try:
+            if link.unsent is not None:
+                if self._send(link, link.unsent, link.sent):
+                    self._poller.await_room(link.fd, False)
+                    if link.job is None:
+                        self._proceed(link)
+                return
+            count = link.stream.receive(self._room)
+            if count > 0:
+                self._take_in(link, count, now)
+            elif count == 0:
+                self._lose(link)
+        except OSError:
+            self._lose(link)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._lose_by_fault(link, error)
+
+    def _take_in(self, link: WaitingLink, count: int, now: float) -> None:
+        """Take ``count`` bytes that were read."""
+        link.last_read = now
+        is_end = link.scan(self._buffer, _HEADROOM, count, now)
+        data = self._room[:count]
+        if link.job is None and link.ahead is None:
+            link.since = now
+            link.session.receive(data)
+            self._proceed(link)
+            return
+        link.keep(bytes(data), now)
+        if link.ahead is not None and link.ahead.is_full:
+            log.warning("too much is read ahead, the MTA has to wait%s", end_of_line(link))
+            self._poller.remove(link.fd)
+            link.is_paused = True
+        if is_end:
+            self._see_end_ahead(link)
+
+    def _see_end_ahead(self, link: WaitingLink) -> None:
+        """Spare a message the rest of its callbacks: it ends without a verdict further on."""
+        job: Job | None = link.job
+        if job is None:
+            return
+        with job.lock:
+            if job.state in (QUEUED, RUNNING):
+                link.is_dropped = link.session.in_message
+                if not link.is_noticing:
+                    self._interrupt(job)
+
+    def _proceed(self, link: WaitingLink) -> None:
+        """Go on with a connection that has no job, as far as it goes without its filter and without its MTA."""
+        session = link.session
+        if link.is_dropped:
+            link.is_dropped = False
+            if session.in_message:
+                link.drop()
+        while self._flush(link):
+            session.tail = None
+            if link.next_call():
+                if self._begin_job(link):
+                    return
+                continue
+            if session.out or session.tail is not None:
+                continue
+            if session.phase is _CLOSED:
+                self._close(link)
+                return
+            data = link.take_ahead(RECEIVE_BYTES)
+            if link.is_paused and link.ahead is None:
+                link.is_paused = False
+                if link.is_connected:
+                    self._poller.add(link.fd)
+            if data:
+                session.receive(data)
+            elif link.has_ended:
+                session.receive_eof()
+            else:
+                link.stream.acknowledge()  # as in worker.py
+                return
+
+    def _go_on_with(self, link: WaitingLink) -> None:
+        """Proceed, at the door of one connection."""
+        try:
+            self._proceed(link)
+        except OSError:
+            self._lose(link)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._lose_by_fault(link, error)
+
+    def _flush(self, link: Link) -> bool:
+        assert isinstance(link, WaitingLink)
+        session = link.session
+        if not link.is_connected:
+            session.out.clear()
+            session.tail = None
+            return True
+        if session.out or session.tail is not None:
+            link.due_step = -1
+        return Worker._flush(self, link)
+
+    def transmit(self, conversation: Conversation) -> None:
+        """Send what is written so far, while a callback runs: only the loop may."""
+        assert isinstance(conversation, WaitingLink)
+        if conversation.is_connected:
+            due = conversation.due_step
+            Worker.transmit(self, conversation)
+            conversation.due_step = due  # it still waits
+
+    def _lose(self, link: Link) -> None:
+        """Give up the socket of a connection: its MTA has gone, or has to. The rest of its callbacks follow."""
+        assert isinstance(link, WaitingLink)
+        self._disconnect(link)
+        link.has_ended = True
+        if link.job is not None:
+            self._see_end_ahead(link)
+            return
+        try:
+            self._proceed(link)
+        except Exception:
+            log.exception("internal error while closing a connection%s", end_of_line(link))
+            self._leaving.discard(link)
+
+    def _disconnect(self, link: WaitingLink) -> None:
+        if not link.is_connected:
+            return
+        link.is_connected = False
+        self._links.pop(link.fd, None)
+        self._leaving.add(link)
+        if not link.is_paused:
+            self._poller.remove(link.fd)
+        link.stream.close()
+        self._slots.set_connections(self._slot, len(self._links))
+        self._come_back()
+
+    def _close(self, link: Link) -> None:
+        """Close a connection whose conversation has come to its end, but for a callback that is stuck."""
+        assert isinstance(link, WaitingLink)
+        self._disconnect(link)
+        error = link.session.error
+        if error is not None and not link.is_stuck:
+            self._log_end(link, error)
+        if not link.is_stuck:
+            self._leaving.discard(link)
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _wake_at(self) -> float:
+        return min(self._next_tick, self._next_look)
+
+    def _turn(self, may_wait: bool) -> None:
+        Worker._turn(self, may_wait)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Look at the clocks of all jobs: say to the MTA that work goes on, or answer in their place."""
+        nearest = math.inf
+        is_behind = False
+        for job in list(self._jobs):
+            link = job.link
+            with job.lock:
+                if job.state not in (QUEUED, RUNNING):
+                    continue  # it is done, and on its way to us
+                expires_at = min(self._expires_at(link), job.ends_by)
+                if now >= expires_at:
+                    self._expire(job, now)
+                    continue
+                if now >= link.progress_at:
+                    link.progress_at = now + PROGRESS_S
+                    if link.is_connected:
+                        link.progress()
+                is_behind = is_behind or (job.state is QUEUED and 2 * now > expires_at + link.since)
+                nearest = min(nearest, expires_at, link.progress_at)
+        self._next_look = max(nearest, now + LOOK_S)
+        if is_behind:
+            self._pause_accepting(now)
+
+    def _pause_accepting(self, now: float) -> None:
+        """Leave new connections to others while jobs have waited for half of their time."""
+        if self._drain_limits is None:
+            if self._accept_again_at is None:
+                log.warning("callbacks wait for a thread for long: no new connections for now; raise --threads")
+            self._leave_listeners()
+            self._accept_again_at = now + ACCEPT_PAUSE_S
+
+    def _expires_at(self, link: WaitingLink) -> float:
+        """Return when the job of a connection is out of time."""
+        mta = None if link.connection is None else link.connection.mta
+        limits = self._deadlines.of(mta, link.answered)
+        at = link.since + (CONTENT_S if link.is_noticing else limits[link.session.step])
+        if link.due_step >= 0:
+            at = min(at, link.due_since + limits[link.due_step])
+        return at
+
+    def _expire(self, job: Job, now: float) -> None:
+        """Answer in place of a job that is out of time: under its lock."""
+        self._give_up(job, self._timeout_verdict(job.link), job.state is RUNNING)
+
+    def _give_up(self, job: Job, verdict: Verdict, is_running: bool) -> None:
+        link = job.link
+        self._tell_late(job, verdict, is_running)
+        job.state = LATE if is_running or link.is_noticing else DONE
+        self._jobs.discard(job)
+        link.job = None
+        link.out_of_time(verdict, is_running)
+        if job.state is LATE:
+            self._late.add(job)
+            if is_running:
+                self._interrupt(job)
+        self._go_on_with(link)
+
+    def _timeout_verdict(self, link: WaitingLink) -> Verdict:
+        """Return what ``on_timeout`` says, or what the class has for it."""
+        own: Verdict = self._filter_class.timeout_verdict
+        if "on_timeout" not in self.plan.overridden or link.filter is None or link.is_noticing:
+            return own
+        try:
+            result = link.filter.on_timeout(step_of(link))  # type: ignore[attr-defined]
+        except Exception as error:  # noqa: BLE001 - the door around user code
+            self.callback_failed(link, "on_timeout", error)
+            return own
+        return self._verdict_or(result, own, link)
+
+    def _verdict_or(self, result: Any, own: Verdict, link: WaitingLink) -> Verdict:
+        if isinstance(result, Verdict):
+            return result
+        if result is not None:
+            self.complain(link, "on_timeout returned what is neither a verdict nor None")
+        return own
+
+    def _tell_late(self, job: Job, verdict: Verdict, is_running: bool) -> None:
+        link = job.link
+        self._tally.add(Count.CALLBACK_TIMEOUTS)
+        since = link.since if link.due_step < 0 else min(link.since, link.due_since)
+        what = f"{self._filter_class.__name__}.{link.callback} is out of time after {time.monotonic() - since:.1f} s"
+        answer = "" if link.is_noticing else f", its step is answered with {verdict.kind}"
+        if is_running:
+            log.error("%s%s%s\n%s", what, answer, end_of_line(link), self._stack(job))
+        else:
+            log.error("%s before it could begin%s%s", what, answer, end_of_line(link))
+
+    def _publish(self) -> None:
+        Worker._publish(self)
+        waiting = len([job for job in self._jobs if job.state is QUEUED])
+        self._tally.set(Gauge.JOBS_WAITING, waiting)
+        self._tally.set(Gauge.READ_AHEAD_BYTES, sum([job.link.read_ahead for job in (*self._jobs, *self._late)]))
+        self._publish_runners(len(self._jobs) - waiting + len(self._late))
+
+    def _publish_runners(self, running: int) -> None:
+        """Tell what runs the jobs, ``running`` of them now."""
+        raise NotImplementedError
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _finished(self) -> bool:
+        if self._stop_now:
+            return True
+        limits = self._drain_limits
+        if limits is None or self._links:
+            return False
+        return not self._leaving or time.monotonic() > limits[-1]
+
+    def _close_all(self) -> None:
+        Worker._close_all(self)
+        until = time.monotonic() + CLOSE_S
+        while self._leaving and time.monotonic() < until:
+            self._next_look = min(self._next_look, until)
+            self._turn(True)
+        self._tell_left()
+
+    def _tell_left(self) -> None:
+        if self._leaving:
+            log.error(
+                "%d connections are left without their last callbacks: theirs do not come back", len(self._leaving)
+            )
+
+
+def step_of(link: WaitingLink) -> Step:
+    """Return the step whose callback is in work."""
+    return _STEPS[link.session.step]
