@@ -37,7 +37,7 @@ SUBCOMMANDS: Final = {
     "serve": "run a filter as a server",
     "status": "show what a server is doing",
     "top": "show what a server is doing, live",
-    "reload": "have a server read code and configuration again, without losing a connection",
+    "reload": "have a server read code and configuration again",
     "scale": "change the number of workers of a server",
     "stop": "have a server finish what it serves, and leave",
     "reopen-logs": "have a server open its log file anew",
