@@ -27,7 +27,7 @@ FUZZ ?= --count 1000000
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo test pytest mta milters promtool lint format typing fuzz bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo test pytest mta milters promtool backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -55,7 +55,7 @@ $(STAMPS)/built: $(STAMPS)/build-tools $(SOURCES)
 	@touch $@
 
 $(STAMPS)/checks: $(STAMPS)/built
-	$(INSTALL) --group test --group lint
+	$(INSTALL) --group test --group examples --group lint
 	@touch $@
 
 build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in it
@@ -63,7 +63,7 @@ build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in i
 demo: build ## Run a filter on a loopback port, play a message through it, show what it did
 	$(RUN) examples/demo.py
 
-test: lint typing mta milters promtool pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
+test: lint typing mta milters promtool backends pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
 
 pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
@@ -78,6 +78,9 @@ milters: ## Install OpenDKIM, OpenDMARC, libmilter and pymilter for the tests (D
 promtool: ## Get Prometheus's promtool for the tests of metrics, dashboard and alert rules (Debian)
 	tests/monitoring/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with promtool will be skipped."; }
 
+backends: ## Install clamd and the Redis server for the tests of the examples (Debian, as root)
+	tests/examples/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real back-ends will be skipped."; }
+
 lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)
 	$(RUN) -m ruff format --check $(CHECKED)
@@ -88,7 +91,7 @@ format: $(STAMPS)/checks ## Format the sources
 
 typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled modules
 	$(RUN) -m mypy
-	$(RUN) -m mypy.stubtest fastmilter._text fastmilter._call fastmilter._scan fastmilter._codec fastmilter._encode fastmilter._messages fastmilter.server._sockets --allowlist tests/typing/stubtest-allowlist.txt --ignore-unused-allowlist
+	$(RUN) -m mypy.stubtest fastmilter._text fastmilter._call fastmilter._scan fastmilter._codec fastmilter._encode fastmilter._messages fastmilter.server._sockets fastmilter.server._in_work --allowlist tests/typing/stubtest-allowlist.txt --ignore-unused-allowlist
 
 fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
 	$(RUN) -m tests.fuzz.mutate $(FUZZ)

@@ -22,12 +22,13 @@ DIRECTIVES = {
 }
 
 # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
-CYTHON = ("_text", "_call", "_messages", "_packets", "_scan", "_codec", "_encode", "server._sockets")
+CYTHON = ("_text", "_call", "_messages", "_packets", "_scan", "_codec", "_encode", "server._sockets", "server._in_work")
 
 # Python files that are compiled as they are: their side files (.pxd) say which names are C.
 COMPILED = (
     "addresses",
     "macros",
+    "limits",
     "edits",
     "message",
     "filter",

@@ -27,6 +27,7 @@ from fastmilter.constants import ALL_ACTIONS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SPARE_DESCRIPTORS = 100
+MORE_CONNECTIONS = 10  # to warm up, and to ask whether all others were served
 START_S = 30.0
 ANSWER_S = 30.0
 BATCH = 64  # connections that are asked before the answers are read: below every backlog
@@ -162,11 +163,13 @@ def allow_descriptors(connections: int) -> None:
         ) from None
 
 
-def start(path: str) -> tuple["subprocess.Popen[bytes]", psutil.Process]:
+def start(path: str, connections: int) -> tuple["subprocess.Popen[bytes]", psutil.Process]:
     """Start a server with one worker; return master and worker."""
-    command = [sys.executable, "-m", "fastmilter", "serve", f"{EXAMPLES / 'tagger.py'}:Tagger"]
+    command = [sys.executable, "-m", "fastmilter", "serve", f"{EXAMPLES / 'tagger.py'}:Tagger", "--allow-root"]
     server = subprocess.Popen(
-        [*command, "--workers", "1", "--listen", f"unix:{path}"], stderr=subprocess.PIPE, cwd=EXAMPLES.parent
+        [*command, "--workers", "1", "--listen", f"unix:{path}", "--max-connections-per-worker", str(connections)],
+        stderr=subprocess.PIPE,
+        cwd=EXAMPLES.parent,
     )
     assert server.stderr is not None
     too_late = threading.Timer(START_S, server.kill)
@@ -210,7 +213,7 @@ def run(connections: int) -> dict[str, dict[str, float]]:
     allow_descriptors(connections)
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/milter"
-        server, worker = start(path)
+        server, worker = start(path, connections + MORE_CONNECTIONS)
         try:
             return measure(connections, path, worker)
         finally:

@@ -114,7 +114,18 @@ def command(contestant: Contestant, address: str, protocol: int | None) -> list[
     job = contestant.job
     if contestant.kind == "fastmilter":
         target = f"{HERE / 'filters.py'}:{job.filter_class}"
-        serve = [sys.executable, "-m", "fastmilter", "serve", target, "--workers", "1", "--listen", address]
+        serve = [
+            sys.executable,
+            "-m",
+            "fastmilter",
+            "serve",
+            target,
+            "--workers",
+            "1",
+            "--listen",
+            address,
+            "--allow-root",
+        ]
         return [*serve, *contestant.options]
     if contestant.kind == "raw":
         answer, never = steps(protocol or 0)

@@ -47,6 +47,15 @@ MAX_SMTP_LINE_BYTES: Final = 512
 MAX_HEADER_INDEX: Final = 0x7FFFFFFF
 """Largest index of a header field: above it Postfix and Sendmail disagree about the sign."""
 
+MAX_RECIPIENTS: Final = 10_000
+"""Recipients of a message (RCPT commands) unless told otherwise; RFC 5321 asks for 100, Postfix takes 1000."""
+
+MAX_HEADER_FIELDS: Final = 10_000
+"""Header fields of a message unless told otherwise."""
+
+MAX_HEADER_BYTES: Final = 1 << 20
+"""Names and values of all header fields of a message together unless told otherwise; Exim's default."""
+
 
 class CommandLetter(bytes, Enum):
     """What an MTA sends to a filter (SMFIC_*)."""

@@ -1,9 +1,8 @@
 """A session and its filter: events become callbacks, results become answers.
 
 The conversation never runs user code of its own accord. A driver asks ``next_call()`` whether there is something to
-run, has ``invoke()`` run it in its own way (in the loop, in a thread, on asyncio) and hands back the outcome with
-``returned()`` or ``failed()``, until there is nothing left to run; then it sends what is in ``session.out`` and
-``session.tail``::
+run, has ``invoke()`` run it in its own way (thread, asyncio) and hands back the outcome with ``returned()`` or
+``failed()``, until there is nothing left to run; then it sends what is in ``session.out`` and ``session.tail``::
 
     while conversation.next_call():
         try:
@@ -42,6 +41,7 @@ from fastmilter.addresses import address_of, params_of
 from fastmilter.constants import Step
 from fastmilter.edits import body_packets, discard
 from fastmilter.errors import FastmilterError
+from fastmilter.events import Closed, Dropped
 from fastmilter.filter import Binding, Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
 from fastmilter.message import Connection, EditableMessage, Message
@@ -59,7 +59,7 @@ from fastmilter.negotiation import (
 )
 from fastmilter.plan import Plan
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
-from fastmilter.session import ADMISSIBLE, Closed, Dropped, Event, Session
+from fastmilter.session import ADMISSIBLE, Event, Session
 
 _HEADER_BIT = 1 << HEADER
 # A look into an enumeration costs as much as a callback.
@@ -223,7 +223,7 @@ class Conversation(Binding):
         elif kind is Dropped:
             self._dropped()
         else:
-            self._complain(f"the MTA sent {event.step} out of order; it was answered with a temporary failure")
+            self._complain(event.text)
         return False
 
     def _later(self, purpose: int, name: str, arguments: tuple[Any, ...]) -> None:

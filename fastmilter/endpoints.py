@@ -20,7 +20,7 @@ from fastmilter.errors import ConfigError
 MAX_UNIX_PATH_BYTES: Final = 107
 """Longest path of a unix socket on Linux, where ``sun_path`` has 108 bytes (the BSDs have 104, and say so then)."""
 
-FORMS: Final = "inet:PORT@HOST, inet6:PORT@HOST, inet:HOST:PORT, unix:/PATH, /PATH or fd:N"
+FORMS: Final = "inet:PORT@HOST, inet6:PORT@HOST, inet:HOST:PORT, unix:/PATH, unix:@NAME, /PATH or fd:N"
 """The spellings, as error messages name them."""
 
 
@@ -38,8 +38,9 @@ class Endpoint:
     """One address of a milter. ``str()`` gives the canonical spelling, which ``parse_endpoint`` reads back.
 
     ``host`` is ``None`` for every local address (``inet:8894``); ``port`` is a number from 0 to 65535 or the name of
-    a service; ``path`` belongs to ``unix``, with ``mode`` (permission bits) and ``group`` for whoever creates it, both
-    ``None`` if not given; ``fd`` is the number of an inherited descriptor.
+    a service; ``path`` belongs to ``unix``, with ``mode`` (permission bits), ``owner`` and ``group`` for whoever makes
+    it, each ``None`` if not given; a path that begins with ``@`` is an abstract name (Linux), which no file system
+    shows; ``fd`` is the number of an inherited descriptor.
     """
 
     kind: EndpointKind
@@ -47,8 +48,20 @@ class Endpoint:
     port: int | str = 0
     path: str | None = None
     mode: int | None = None
+    owner: str | None = None
     group: str | None = None
     fd: int | None = None
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether this is a unix socket that has a name but no file."""
+        return self.path is not None and self.path.startswith("@")
+
+    @property
+    def sun_path(self) -> str:
+        """What ``bind`` and ``connect`` take for a unix socket."""
+        path = self.path or ""
+        return "\0" + path[1:] if self.is_abstract else path
 
     def __str__(self) -> str:
         """Return the address in libmilter's spelling."""
@@ -56,6 +69,7 @@ class Endpoint:
             return f"fd:{self.fd}"
         if self.kind is EndpointKind.UNIX:
             options = [] if self.mode is None else [f"mode={self.mode:04o}"]
+            options += [] if self.owner is None else [f"owner={self.owner}"]
             options += [] if self.group is None else [f"group={self.group}"]
             return f"unix:{self.path}" + (f"?{'&'.join(options)}" if options else "")
         if self.host is None:
@@ -69,7 +83,8 @@ def parse_endpoint(text: str) -> Endpoint:
 
     ``inet:8894@127.0.0.1``, ``inet6:8894@[::1]``, ``inet:8894`` (every local address), ``unix:/path``,
     ``local:/path``, ``/path``, ``fd:3`` (libmilter); ``inet:127.0.0.1:8894``, ``inet:[::1]:8894`` (Postfix). A path
-    takes ``?mode=0660&group=postfix``. An IPv6 address makes the kind ``inet6`` whatever the prefix.
+    takes ``?mode=0660&owner=filter&group=postfix``; ``unix:@name`` is an abstract socket of Linux, which has none of
+    these. An IPv6 address makes the kind ``inet6`` whatever the prefix.
 
     Raises ``ConfigError`` for anything else.
 
@@ -102,16 +117,20 @@ def _unix(text: str, rest: str) -> Endpoint:
     if len(path.encode("utf-8", "surrogateescape")) > MAX_UNIX_PATH_BYTES:
         raise ConfigError(f"address {text!r}: the path of a unix socket has at most {MAX_UNIX_PATH_BYTES} bytes")
     mode: int | None = None
-    group: str | None = None
+    names: dict[str, str] = {}
     for option in query.split("&") if mark else ():
         name, _, value = option.partition("=")
         if name == "mode" and mode is None and re.fullmatch(r"0?[0-7]{3}", value):
             mode = int(value, 8)
-        elif name == "group" and group is None and value:
-            group = value
+        elif name in ("owner", "group") and name not in names and value:
+            names[name] = value
         else:
-            raise ConfigError(f"address {text!r}: {option!r} must be 'mode=0660' or 'group=NAME', each at most once")
-    return Endpoint(EndpointKind.UNIX, path=path, mode=mode, group=group)
+            form = "'mode=0660', 'owner=NAME' or 'group=NAME', each at most once"
+            raise ConfigError(f"address {text!r}: {option!r} must be {form}")
+    endpoint = Endpoint(EndpointKind.UNIX, path=path, mode=mode, owner=names.get("owner"), group=names.get("group"))
+    if endpoint.is_abstract and (path == "@" or mark):
+        raise ConfigError(f"address {text!r}: an abstract socket has a name and no permissions: 'unix:@milter'")
+    return endpoint
 
 
 def _descriptor(text: str, rest: str) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from fastmilter._codec cimport CommandDecoder
 from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
+from fastmilter.limits cimport Tally
 from fastmilter.macros cimport clear, cleared, stored
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
@@ -25,6 +26,7 @@ cdef class Session:
     cdef public object kept
     cdef public object kept_for_connection
     cdef public int drain
+    cdef readonly Tally tally
     cdef public bint is_held_up
     cdef bint _carried
     cdef bint _delivered
@@ -48,6 +50,9 @@ cdef class Session:
     cdef object _connect(self, message)
     cdef object _helo(self, message)
     cdef object _mail(self, message)
+    cdef object _recipient(self, RcptTo message)
+    cdef object _header(self, Header message)
+    cdef object _refuse_header(self)
     cdef object _envelope_step(self, int step, message)
     cdef object _message_step(self, int step, message)
     cdef object _unknown(self, message)

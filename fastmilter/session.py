@@ -47,6 +47,8 @@ from fastmilter._messages import (
 from fastmilter.codec import Command
 from fastmilter.constants import MAX_DATA_BYTES, STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
+from fastmilter.events import CLOSED, DROPPED, BeyondLimit, Closed, Dropped, OutOfOrder
+from fastmilter.limits import HEADER_TOO_LARGE, TOO_MANY_RECIPIENTS, Tally
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
 from fastmilter.negotiation import (
     BODY,
@@ -107,30 +109,10 @@ class Phase(IntEnum):
 _NEW, _NEGOTIATING, _OPEN, _CONNECTED, _CLOSED = Phase
 
 
-class Dropped:
-    """Event: the message in work was dropped by the MTA."""
-
-
-class OutOfOrder:
-    """Event: a step came where there is none such; it was answered, and the filter must not see it."""
-
-    __slots__ = ("step",)
-
-    def __init__(self, step: Step) -> None:
-        """Name the step."""
-        self.step = step
-
-
-class Closed:
-    """Event: the SMTP connection ends; with QUIT_NC the milter connection stays open for another."""
-
-
 class _BeginAgain:
     """What follows CLOSED where the milter connection stays open."""
 
 
-DROPPED: Final = Dropped()
-CLOSED: Final = Closed()
 _BEGIN_AGAIN: Final = _BeginAgain()
 
 Event = (
@@ -147,6 +129,7 @@ Event = (
     | Unknown
     | Dropped
     | OutOfOrder
+    | BeyondLimit
     | Closed
 )
 
@@ -179,12 +162,14 @@ class Session:
         """A verdict for the whole SMTP connection."""
         self.drain = 0
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
+        self.tally = Tally()
+        """What came of the message in work, and its limits."""
         self.is_held_up = False
         """Whether no new message can begin, since a callback of the last one has not come back: 421 at MAIL."""
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
         self._delivered = False  # self.over has been told to the MTA
         self._decoder = CommandDecoder(MAX_DATA_BYTES, _MACROS_KEPT)
-        self._pushed: Command | _BeginAgain | None = None  # to be taken up after DROPPED or CLOSED
+        self._pushed: Command | BeyondLimit | _BeginAgain | None = None  # to be taken up next
         self._eof = False
         self._answered = 0  # the steps that get a reply, a bit each; 0 before the agreement
         self.shows_rejected = False
@@ -258,7 +243,10 @@ class Session:
         """
         if self.step != HEADER or not self.in_message or self._pushed is not None:
             return None
-        return self._decoder.next_field()
+        field = self._decoder.next_field()
+        if field is not None and self.tally.field_is_beyond(len(field[0]) + len(field[1])) and self.kept is None:
+            self._pushed = self._refuse_header()  # from the next field on none is shown
+        return field
 
     def _take(self, message: Any) -> Event | None:
         """Take up one message: the event that it is, or ``None``. The most frequent ones come first."""
@@ -266,7 +254,7 @@ class Session:
         if not self._answered and kind is not Negotiate and kind is not Quit:
             return self._fail(RemoteProtocolError(f"{kind.__name__} came before the negotiation"))
         if kind is Header:
-            return self._message_step(HEADER, message)
+            return self._header(message)
         if kind is Macros:
             self.stages = stored(self.stages, message)
             return None
@@ -274,7 +262,7 @@ class Session:
             return self._message_step(BODY, message)
         if kind is RcptTo:
             clear(self.stages, _DATA_STAGE)
-            return self._envelope_step(RCPT, message)
+            return self._recipient(message)
         if kind is MailFrom:
             return self._mail(message)
         if kind is Data:
@@ -303,6 +291,8 @@ class Session:
             return self._unknown(message)
         if kind is QuitNewConnection:
             return self._quit_new_connection(message)
+        if isinstance(message, BeyondLimit):
+            return message
         self._begin_again()
         return None
 
@@ -382,7 +372,33 @@ class Session:
             self._answer_over(MAIL)
             return None
         self.in_message = True
+        self.tally.begin()
         return message
+
+    def _recipient(self, message: RcptTo) -> Event | None:
+        beyond = self.in_message and self.tally.recipient_is_beyond()
+        if not beyond or self.kept not in (None, TOO_MANY_RECIPIENTS):
+            return self._envelope_step(RCPT, message)
+        self.step = RCPT
+        if self._is_answered(RCPT):
+            self.out.append(TOO_MANY_RECIPIENTS.packet)
+        else:
+            self.kept = TOO_MANY_RECIPIENTS
+        return self.tally.beyond_recipients()
+
+    def _header(self, message: Header) -> Event | None:
+        beyond = self.in_message and self.tally.field_is_beyond(len(message.name) + len(message.value))
+        if not beyond or self.kept not in (None, HEADER_TOO_LARGE):
+            return self._message_step(HEADER, message)
+        self.step = HEADER
+        if self._is_answered(HEADER):
+            self.out.append(_CONTINUE_PACKET)
+        return self._refuse_header() if self.kept is None else None
+
+    def _refuse_header(self) -> BeyondLimit:
+        self.kept = HEADER_TOO_LARGE
+        self._carried = True
+        return self.tally.beyond_fields()
 
     def _envelope_step(self, step: int, message: Event) -> Event | None:
         if self.in_message and self.drain > 1 and self._is_answered(step):

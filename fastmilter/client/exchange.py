@@ -360,7 +360,7 @@ class Exchange:
         """Connect to the first address of ``endpoint`` that takes the connection."""
         deadline = time.monotonic() + self.timeouts.connect
         if endpoint.kind is EndpointKind.UNIX:
-            yield from self._connect_one(Open(socket.AF_UNIX, endpoint.path or "", deadline))
+            yield from self._connect_one(Open(socket.AF_UNIX, endpoint.sun_path, deadline))
             return
         ipv6 = endpoint.kind is EndpointKind.INET6
         host = endpoint.host or ("::1" if ipv6 else "127.0.0.1")

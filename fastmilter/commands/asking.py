@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from fastmilter.commands.options import Option
 from fastmilter.errors import ConfigError
-from fastmilter.server.settings import CONTROL_NAME, ENVIRONMENT_PREFIX, UsageError, parse_control
+from fastmilter.server.places import CONTROL_NAME, parse_control
+from fastmilter.server.settings import ENVIRONMENT_PREFIX, UsageError
 
 EXIT_STATUS: Final = """\
 exit status:

@@ -15,6 +15,8 @@ from fastmilter.plan import build_options, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.models import describe_model, make_worker
+from fastmilter.server.peers import warnings_about
+from fastmilter.server.privileges import drop, identity_for
 from fastmilter.server.settings import OPTIONS, Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
 
@@ -78,6 +80,9 @@ def check(settings: Settings) -> Iterator[str]:
     Raises ``ConfigError`` at the first thing that cannot work. The filter's code is imported and one object is made;
     ``worker_started`` is not called, since it may open connections.
     """
+    identity = identity_for(settings.user, settings.group, allow_root=settings.allow_root)
+    if identity is not None:
+        drop(identity)  # the code of the filter runs as it will, or not at all
     filter_class = load_filter(settings.target)
     build_options(filter_class, settings.filter_options)
     try:
@@ -89,9 +94,13 @@ def check(settings: Settings) -> Iterator[str]:
         yield f"configuration file: {settings.config}"
     for address in settings.listen:
         yield f"listens on: {address} (in smtpd_milters of Postfix: {spelling_for_postfix(address)})"
-        if address.kind is EndpointKind.UNIX:
+        if address.kind is EndpointKind.UNIX and not address.is_abstract:
             mode = UNIX_MODE if address.mode is None else address.mode
-            yield f"  with mode {mode:04o}, group {address.group or 'of the user that runs it'}"
+            owner = f"owner {address.owner}, " if address.owner else ""
+            starter = "runs" if settings.user is None else "starts"
+            yield f"  with mode {mode:04o}, {owner}group {address.group or f'of the user that {starter} it'}"
+    if settings.user is not None:
+        yield f"runs as: {settings.user}"
     yield f"workers: {settings.workers}"
     yield f"callbacks run: {describe_model(filter_class, settings)}"
     described = describe(filter_class)
@@ -100,5 +109,6 @@ def check(settings: Settings) -> Iterator[str]:
     yield from (line for line in described if line.startswith(_WARNING))
     if not filter_class._fastmilter_plan.overridden:
         yield f"{_WARNING}{filter_class.__name__} overrides no callback: it does nothing"
+    yield from (_WARNING + text for text in warnings_about(settings))
     yield from (_WARNING + warning for warning in settings.warnings)
     yield "the configuration can be used"

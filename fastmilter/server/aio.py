@@ -21,10 +21,11 @@ from types import FrameType
 from typing import Any, Final
 
 from fastmilter.filter import Filter
+from fastmilter.guard import OUT_OF_TIME
 from fastmilter.server.counters import Gauge
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import CLOSE_S, EXPIRING, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
 from fastmilter.server.worker import EXIT_DRAINED, Worker
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,12 @@ class AsyncWorker(WaitingWorker):
 
     def run(self) -> int:
         """Serve until the master says otherwise; return the exit status of the process."""
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(self._serve())
+        self._loop = loop_factory()()
+        asyncio.set_event_loop(self._loop)
+        # Not asyncio.run(), which at the end would wait for callbacks that do not come back: this process ends now.
+        return self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> int:
-        self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
         await _settled(self._start_filter())
         self._begin()
@@ -102,7 +104,7 @@ class AsyncWorker(WaitingWorker):
     def _set_timer(self) -> None:
         at = self._wake_at()
         if self._timer is not None:
-            if self._timer_at <= at and not self._timer.cancelled() and self._timer.when() > self._loop.time():
+            if self._timer_at <= at and not self._timer.cancelled() and self._timer_at > time.monotonic():
                 return  # it comes early enough; then we look again
             self._timer.cancel()
         self._timer_at = at
@@ -141,7 +143,7 @@ class AsyncWorker(WaitingWorker):
         while call is not None:
             result = error = None
             try:
-                result = link.context.run(call)
+                result = link.context.run(self._on_loop, link, call)
             except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 error = raised
             if result is not None and inspect.isawaitable(result):
@@ -181,7 +183,15 @@ class AsyncWorker(WaitingWorker):
         """Make a call, in a thread if it may block, and wait for what it returns."""
         if self._threads is not None and link.callback not in self.plan.async_callbacks:
             return await self._in_thread(call)
-        return await _settled(call())
+        return await _settled(self._on_loop(link, call))
+
+    def _on_loop(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
+        """Make a call that holds up the loop until it returns."""
+        self._in_work.enter(link)
+        try:
+            return call()
+        finally:
+            self._in_work.leave()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
@@ -210,8 +220,12 @@ class AsyncWorker(WaitingWorker):
         return None if is_ours else error
 
     def _task_ended(self, job: Job) -> None:
-        if job.state is EXPIRING:
-            return  # who asks on_timeout goes on
+        if job.state is not EXPIRING:  # else who asks on_timeout goes on
+            # Not at once: what comes next enters the context of the connection, and the task is in it still.
+            self._loop.call_soon(self._take_up, job)
+
+    def _take_up(self, job: Job) -> None:
+        """Take up a connection again whose task has ended."""
         self._end_job(job)
         self._set_timer()
         if self._finished() and not self._over.done():
@@ -221,7 +235,11 @@ class AsyncWorker(WaitingWorker):
         """Cancel the callback that runs: nothing of what it does counts any more."""
         job.ends_by = min(job.ends_by, time.monotonic() + CANCEL_S)
         self._next_look = min(self._next_look, job.ends_by)
-        job.runner.cancel()
+        self._loop.call_soon(self._cancel, job)  # not at once: a task that has not begun would never reach its end
+
+    def _cancel(self, job: Job) -> None:
+        if job.state is LATE or not job.link.is_noticing:
+            job.runner.cancel(OUT_OF_TIME if job.state is LATE else None)  # the difference is for guards of back-ends
 
     def _expire(self, job: Job, now: float) -> None:
         link = job.link

@@ -6,16 +6,19 @@ loop, their driver says when one begins and ends (``begin_timing``, ``end_timing
 """
 
 import heapq
+import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from fastmilter.conversation import Conversation, Host
 from fastmilter.plan import Plan
 from fastmilter.replies import Verdict, VerdictKind
-from fastmilter.server.counters import MOST_SHOWN, Tally
+from fastmilter.server.counters import MOST_GUARDS, MOST_SHOWN, GuardState, Tally
 
 _CONTINUE = VerdictKind.CONTINUE
+_STATES: Final = {state.name.lower().replace("_", "-"): state for state in GuardState}
+"""As ``fastmilter.guard`` calls them."""
 
 
 class Counted(Conversation):
@@ -32,14 +35,9 @@ class Counted(Conversation):
         if not tally.timed:
             return Conversation.invoke(self)
         began = time.monotonic()
-        if self.message is not None and not tally.is_named(self.message):
-            queue_id = self.queue_id
-            tally.name_call(None if queue_id is None else self.message, queue_id)  # without one: look again next time
-        tally.begin_call(self.callback, began)
         try:
             return Conversation.invoke(self)
         finally:
-            tally.end_call()
             tally.observe(self.callback, time.monotonic() - began)
 
     def begin_timing(self) -> None:
@@ -67,6 +65,15 @@ def show_in_flight(tally: Tally, conversations: Iterable[Counted]) -> None:
     for place, conversation in enumerate(oldest):
         tally.show(place, conversation.queue_id or "", conversation.callback, _began(conversation))
     tally.set_shown(len(oldest), len(in_message))
+
+
+def show_guards(tally: Tally) -> None:
+    """Show the guards of the filter, if it has any."""
+    guard = sys.modules.get("fastmilter.guard")  # else nobody has made one
+    if guard is not None:
+        for place, each in enumerate(guard.statistics()[:MOST_GUARDS]):
+            counts = (each.calls, each.failures, each.refused, each.opened)
+            tally.show_guard(place, each.name, _STATES[each.state], each.running, counts)
 
 
 def _began(conversation: Counted) -> float:

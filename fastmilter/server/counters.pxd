@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 cdef object _CONTINUE
 cdef Py_ssize_t _REPLY, _DROPPED, _OTHER, _IN_MESSAGE, _EDITS
 cdef Py_ssize_t _KINDS, _CLASSES, _TIMES, _OUTCOMES_AT, _VERDICTS_AT, _EXCEPTIONS_AT, _TIMES_AT
-cdef Py_ssize_t _GAUGES_AT, _CALL_AT, _SHOWN_AT, _SHOWN_WORDS
+cdef Py_ssize_t _GAUGES_AT, _SHOWN_AT, _SHOWN_WORDS
 
 
 cdef Py_ssize_t _outcome(verdict) except -1
@@ -16,7 +16,6 @@ cdef class Tally:
     cdef readonly bint timed
     cdef readonly bint watched
     cdef object _block
-    cdef object _named
     cdef uint64_t[::1] _words
     cdef double[::1] _clocks
 
@@ -27,10 +26,6 @@ cdef class Tally:
     cpdef object exception(self, str callback)
     @cython.locals(place=Py_ssize_t, bound=double, start=Py_ssize_t)
     cpdef object observe(self, str callback, double seconds)
-    cpdef object begin_call(self, str callback, double began)
-    cpdef object name_call(self, message, queue_id)
-    cpdef bint is_named(self, message) except -1
-    cpdef object end_call(self)
     @cython.locals(at=Py_ssize_t)
     cpdef object show(self, Py_ssize_t place, str queue_id, str callback, double began)
     cpdef object set_shown(self, Py_ssize_t number, Py_ssize_t in_message)

@@ -12,7 +12,7 @@ Errors: ``IndexError`` for a slot that does not exist. What a reader finds may b
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -107,10 +107,7 @@ class GuardCount(IntEnum):
 
 
 _GAUGES_AT: Final = _COUNTS
-_CALL_AT: Final = _GAUGES_AT + len(
-    Gauge
-)  # the callback that runs now: its place in CALLED from 1, since when, queue id
-_GUARDS_AT: Final = _CALL_AT + 2 + NAME_BYTES // _WORD_BYTES
+_GUARDS_AT: Final = _GAUGES_AT + len(Gauge)
 _GUARD_STATE: Final = NAME_BYTES // _WORD_BYTES
 _GUARD_RUNNING: Final = _GUARD_STATE + 1
 _GUARD_COUNTS: Final = _GUARD_STATE + 2
@@ -157,7 +154,7 @@ class State(IntEnum):
 
 
 class Shown(NamedTuple):
-    """A message in flight, or a callback that runs now."""
+    """A message in flight."""
 
     queue_id: str
     callback: str
@@ -203,7 +200,6 @@ class Tally:
         self._block = block
         self._words = block.cast("Q")
         self._clocks = block.cast("d")
-        self._named: object = None  # the message whose queue id is told already
 
     def add(self, count: int, number: int = 1) -> None:
         """Add to a ``Count``."""
@@ -238,24 +234,6 @@ class Tally:
         self._words[start + place] += 1
         self._words[start + _CLASSES] += int(max(seconds, 0.0) * 1e9)
 
-    def begin_call(self, callback: str, began: float) -> None:
-        """Show a callback as running."""
-        self._clocks[_CALL_AT + 1] = began
-        self._words[_CALL_AT] = _CALLED_PLACES[callback] + 1
-
-    def name_call(self, message: object, queue_id: str | None) -> None:
-        """Tell the queue id of ``message``, to which the callbacks from now on belong."""
-        self._named = message
-        _put(self._block, _CALL_AT + 2, NAME_BYTES, queue_id or "")
-
-    def is_named(self, message: object) -> bool:
-        """Whether ``message`` is the one that was named last."""
-        return self._named is message
-
-    def end_call(self) -> None:
-        """Show no callback as running."""
-        self._words[_CALL_AT] = 0
-
     def show(self, place: int, queue_id: str, callback: str, began: float) -> None:
         """Show a message in flight, the ``place``-th of the oldest."""
         at = _SHOWN_AT + 1 + place * _SHOWN_WORDS
@@ -268,21 +246,14 @@ class Tally:
         self._words[_SHOWN_AT] = number
         self._words[_GAUGES_AT + _IN_MESSAGE] = in_message
 
-    # The guards of the filter, by their places from 0 to MOST_GUARDS - 1.
-
-    def name_guard(self, place: int, name: str) -> None:
-        """Begin to tell of a guard; ``IndexError`` beyond the last place."""
-        _put(self._block, _guard_at(place), NAME_BYTES, name)
-
-    def set_guard(self, place: int, state: GuardState, running: int) -> None:
-        """Tell the state of a guard, and how many calls it lets run now."""
+    def show_guard(self, place: int, name: str, state: int, running: int, counts: Sequence[int]) -> None:
+        """Show a guard of the filter: its place from 0 to MOST_GUARDS - 1, and its counts by ``GuardCount``."""
         at = _guard_at(place)
+        _put(self._block, at, NAME_BYTES, name)
         self._words[at + _GUARD_STATE] = state
         self._words[at + _GUARD_RUNNING] = running
-
-    def add_to_guard(self, place: int, count: GuardCount, number: int = 1) -> None:
-        """Add to a count of a guard."""
-        self._words[_guard_at(place) + _GUARD_COUNTS + count] += number
+        for count, number in enumerate(counts):
+            self._words[at + _GUARD_COUNTS + count] = number
 
 
 class Counters:
@@ -405,14 +376,6 @@ class Counters:
     def gauge(self, slot: int, gauge: Gauge) -> int:
         """Return a gauge of one slot."""
         return self._slot(slot).cast("Q")[_GAUGES_AT + gauge]
-
-    def running(self, slot: int) -> Shown | None:
-        """Return the callback that the loop of a worker runs now, if callbacks are timed."""
-        block = self._slot(slot)
-        place = block.cast("Q")[_CALL_AT]
-        if not 1 <= place <= len(CALLED):
-            return None
-        return Shown(_get(block, _CALL_AT + 2, NAME_BYTES), CALLED[place - 1], block.cast("d")[_CALL_AT + 1])
 
     def in_flight(self, slot: int) -> list[Shown]:
         """Return the oldest messages in flight of a worker, the oldest first."""

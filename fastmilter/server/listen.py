@@ -3,28 +3,34 @@
 How addresses are spelled is the business of ``fastmilter.endpoints``. Listeners are made once, by the master, and
 inherited by workers through fork; no program that they start gets them.
 
-Errors: ``ConfigError``, which names the address.
+Errors: ``ConfigError``, which names the address; ``AddressInUse`` if somebody listens there already.
 """
 
+import contextlib
 import errno
 import grp
 import os
+import pwd
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeVar
 
 from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
+from fastmilter.server.path_lock import AddressInUse, PathLock, identity_of
 
 BACKLOG: Final = 4096
-"""Connections that may wait to be accepted; the kernel cuts it to its own limit (``net.core.somaxconn``)."""
+"""Connections that may wait to be accepted; the kernel cuts it to its own limit (``kernels_backlog``)."""
 
 UNIX_MODE: Final = 0o660
 """Permissions of a unix socket unless the address says otherwise: its user and its group may connect."""
 
+_KERNELS_BACKLOG: Final = "/proc/sys/net/core/somaxconn"
 _PROBE_TIMEOUT_S: Final = 2.0
+_LISTENED_TO: Final = "another program listens there already"
 
 _T = TypeVar("_T")
 
@@ -42,16 +48,30 @@ def spelling_for_postfix(address: Endpoint) -> str:
             return f"inet:{host if host not in (None, '0.0.0.0') else '127.0.0.1'}:{address.port}"
         case EndpointKind.INET6:
             return f"inet:[{host if host not in (None, '::') else '::1'}]:{address.port}"
-        case EndpointKind.UNIX:
+        case EndpointKind.UNIX if not address.is_abstract:
             return f"unix:{os.path.abspath(address.path or '')}"
     return str(address)
+
+
+def kernels_backlog() -> int | None:
+    """Return how many connections the kernel lets wait at most; ``None`` if it does not tell."""
+    try:
+        with open(_KERNELS_BACKLOG, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 class Listener:
     """An open listening socket and what is needed to close it properly."""
 
     def __init__(
-        self, address: Endpoint, bound: Endpoint, sock: socket.socket, inode: tuple[int, int] | None = None
+        self,
+        address: Endpoint,
+        bound: Endpoint,
+        sock: socket.socket,
+        inode: tuple[int, int] | None = None,
+        lock: PathLock | None = None,
     ) -> None:
         """Take over a socket; ``open_listener`` is what others call."""
         self.address: Final = address
@@ -60,32 +80,49 @@ class Listener:
         """The address as it is: the port that the kernel chose for 0, the name of an inherited socket."""
         self.socket: Final = sock
         self._inode = inode
+        self._lock = lock
 
     def is_at(self, address: Endpoint) -> bool:
-        """Tell whether this is the listener of ``address``; ``ConfigError`` if only its mode or group would differ."""
-        if replace(address, mode=None, group=None) != replace(self.address, mode=None, group=None):
+        """Tell whether this is the listener of ``address``; ``ConfigError`` if only its permissions would differ."""
+        if _without_permissions(address) != _without_permissions(self.address):
             return False
         if address != self.address:
-            raise ConfigError(f"{address}: mode and group of a socket that is open cannot be changed: restart")
+            raise ConfigError(f"{address}: mode, owner and group of a socket that is open cannot be changed: restart")
         return True
+
+    def forget(self) -> None:
+        """Let go, in a child that does not listen here; the socket, its path and the lock stay the parent's."""
+        self.socket.close()
+        self.forget_lock()
+
+    def forget_lock(self) -> None:
+        """Let go of the lock in a child: as long as a copy is open, it outlives the master."""
+        if self._lock is not None:
+            self._lock.forget()
 
     def close(self) -> None:
         """Close the socket, and remove the path of a unix socket if it is still ours and not a successor's."""
         self.socket.close()
         inode, self._inode = self._inode, None  # once only: a successor may be given the same inode after that
-        if inode is None or self.address.path is None:
-            return
-        try:
-            status = os.lstat(self.address.path)
-            if (status.st_dev, status.st_ino) == inode:
-                os.unlink(self.address.path)
-        except OSError:
-            return  # gone already, or no longer ours to remove: then it is not in anybody's way either
+        if inode is not None and self.address.path is not None:
+            # Gone already, or no longer ours to remove: then it is not in anybody's way either.
+            with contextlib.suppress(OSError):
+                status = os.lstat(self.address.path)
+                if (status.st_dev, status.st_ino) == inode:
+                    os.unlink(self.address.path)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _without_permissions(address: Endpoint) -> Endpoint:
+    return replace(address, mode=None, owner=None, group=None)
 
 
 def open_listener(address: Endpoint, *, backlog: int = BACKLOG) -> Listener:
     """Open a non-blocking listening socket; ``ConfigError`` if that cannot be done."""
     match address.kind:
+        case EndpointKind.UNIX if address.is_abstract:
+            return _open_abstract(address, backlog)
         case EndpointKind.UNIX:
             return _open_unix(address, address.path or "", backlog)
         case EndpointKind.FD:
@@ -122,7 +159,7 @@ def _open_inet(address: Endpoint, backlog: int) -> Listener:
             last = error
             continue
         return Listener(address, replace(address, port=sock.getsockname()[1]), sock)
-    raise ConfigError(f"{address}: {_why_not_bound(last)}") from last
+    raise _not_bound(address, last) from last
 
 
 def _why_not_found(address: Endpoint, error: Exception) -> str:
@@ -135,27 +172,62 @@ def _why_not_found(address: Endpoint, error: Exception) -> str:
     return f"no {family} address of {address.host!r}: {error.strerror if isinstance(error, OSError) else error}"
 
 
-def _why_not_bound(error: OSError | None) -> str:
+def _not_bound(address: Endpoint, error: OSError | None) -> ConfigError:
     match error.errno if error else None:
         case errno.EADDRINUSE:
-            return "another program listens there already"
+            return AddressInUse(f"{address}: {_LISTENED_TO}")
         case errno.EADDRNOTAVAIL:
-            return "this machine does not have that address"
+            return ConfigError(f"{address}: this machine does not have that address")
         case errno.EACCES:
-            return "not permitted (ports below 1024 are for root)"
-    return str(error.strerror if error else "the name has no address")
+            return ConfigError(f"{address}: not permitted (ports below 1024 are for root)")
+    return ConfigError(f"{address}: {error.strerror if error else 'the name has no address'}")
 
 
 # Unix sockets
 
 
+def _open_abstract(address: Endpoint, backlog: int) -> Listener:
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(f"{address}: only Linux has abstract sockets: write unix:/path")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(address.sun_path)  # the name goes with the last copy of the socket: nothing is ever left behind
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _not_bound(address, error) from error
+    return Listener(address, address, sock)
+
+
 def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
-    """Make the socket under a private name, give it its group and mode, listen, and only then give it its name.
+    """Lock the path; make the socket there, or replace what a server that is gone has left."""
+    owner, group = _number_of(address, "user", address.owner), _number_of(address, "group", address.group)
+    _refuse_unless_socket(address, path)
+    try:
+        lock = _checked(address, lambda: PathLock(path))
+    except AddressInUse as error:
+        raise AddressInUse(f"{address}: {error}") from None
+    try:
+        _refuse_unless_stale(address, path, lock)
+        _checked(address, lambda: lock.write(None))
+        sock, status = _make_unix(
+            address, path, backlog, -1 if owner is None else owner, -1 if group is None else group
+        )
+        _checked(address, lambda: lock.write(identity_of(status)))
+    except BaseException:
+        lock.release()
+        raise
+    return Listener(address, address, sock, (status.st_dev, status.st_ino), lock)
+
+
+def _make_unix(
+    address: Endpoint, path: str, backlog: int, owner: int, group: int
+) -> tuple[socket.socket, os.stat_result]:
+    """Make the socket under a private name, give it its permissions, listen, and only then give it its name.
 
     So nobody can connect before its permissions are right, and a stale socket is replaced in one step.
     """
-    group = _group_number(address)
-    _refuse_unless_stale(address, path)
     private = _private_name(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -166,19 +238,18 @@ def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
         finally:
             os.umask(mask)
         try:
-            if group is not None:
-                _checked(address, lambda: os.chown(private, -1, group))
+            if owner >= 0 or group >= 0:
+                _checked(address, lambda: os.chown(private, owner, group))
             _checked(address, lambda: os.chmod(private, UNIX_MODE if address.mode is None else address.mode))
             sock.listen(backlog)
-            status = os.lstat(private)
             _checked(address, lambda: os.rename(private, path))
         except BaseException:
             os.unlink(private)
             raise
+        return sock, os.lstat(path)
     except BaseException:
         sock.close()
         raise
-    return Listener(address, address, sock, (status.st_dev, status.st_ino))
 
 
 def _private_name(path: str) -> str:
@@ -193,9 +264,9 @@ def _checked(address: Endpoint, call: Callable[[], _T]) -> _T:
     try:
         return call()
     except PermissionError as error:
-        if address.group and error.errno == errno.EPERM:
-            why = f"this user may not give files to the group {address.group!r}: it must be a member"
-            raise ConfigError(f"{address}: {why}") from error
+        if error.errno == errno.EPERM and (address.owner or address.group):
+            why = f"this user may not give files to {address.owner or address.group!r}"
+            raise ConfigError(f"{address}: {why}: it must be root, or a member of the group") from error
         raise ConfigError(f"{address}: this user may not write in the directory") from error
     except FileNotFoundError as error:
         directory = os.path.dirname(address.path or "")
@@ -204,27 +275,34 @@ def _checked(address: Endpoint, call: Callable[[], _T]) -> _T:
         raise ConfigError(f"{address}: {error.strerror or error}") from error
 
 
-def _group_number(address: Endpoint) -> int | None:
-    if address.group is None:
-        return None
-    if address.group.isascii() and address.group.isdigit():
-        return int(address.group)
+def _number_of(address: Endpoint, kind: str, name: str | None) -> int | None:
+    """Return the number of a user or a group that the address names."""
+    if name is None or (name.isascii() and name.isdigit()):
+        return None if name is None else int(name)
     try:
-        return grp.getgrnam(address.group).gr_gid
+        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigError(f"{address}: there is no group {address.group!r} on this machine") from None
+        raise ConfigError(f"{address}: there is no {kind} {name!r} on this machine") from None
 
 
-def _refuse_unless_stale(address: Endpoint, path: str) -> None:
-    """Return if the path is free or holds a socket on which nobody answers; else ``ConfigError``."""
+def _refuse_unless_socket(address: Endpoint, path: str) -> os.stat_result | None:
+    """Return the status of the socket at ``path``, ``None`` if the path is free; else ``ConfigError``."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
-        return
+        return None
     except OSError as error:
         raise ConfigError(f"{address}: {error.strerror}") from error
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(f"{address}: the path exists and is not a socket: remove it, or choose another path")
+    return status
+
+
+def _refuse_unless_stale(address: Endpoint, path: str, lock: PathLock) -> None:
+    """Return if the path is free or holds a socket that nobody needs any more; else ``ConfigError``."""
+    status = _refuse_unless_socket(address, path)
+    if status is None or identity_of(status) == lock.left_behind:
+        return  # the master that made it is dead; a worker of it that hangs in a callback would still answer
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
         try:
@@ -233,9 +311,9 @@ def _refuse_unless_stale(address: Endpoint, path: str) -> None:
             return  # nobody has it open any more: left over by a program that was killed
         except OSError as error:
             if error.errno == errno.EAGAIN or isinstance(error, TimeoutError):
-                raise ConfigError(f"{address}: another program listens there already, and its queue is full") from error
+                raise AddressInUse(f"{address}: {_LISTENED_TO}, and its queue is full") from error
             raise ConfigError(f"{address}: cannot tell whether the socket is in use: {error.strerror}") from error
-    raise ConfigError(f"{address}: another program listens there already")
+    raise AddressInUse(f"{address}: {_LISTENED_TO}")
 
 
 # Sockets that we were started with

@@ -17,6 +17,7 @@ from fastmilter.conversation import Conversation
 from fastmilter.replies import CONTINUE, Verdict
 from fastmilter.server._sockets import Poller
 from fastmilter.server.line_writer import LineWriter
+from fastmilter.server.settings import Settings
 
 _MOST_OF_SENDER: Final = 256  # bytes of a path, RFC 5321 section 4.5.3.1.3
 _MOST_OF_HELO: Final = 80
@@ -31,9 +32,14 @@ _STDERR: Final = 2
 _LOGGER: Final = "fastmilter.message"
 
 
-def open_message_log(number: int, poller: Poller, *, as_json: bool = False) -> "MessageLog":
-    """Return the log of this process, worker ``number``, on standard error; ``poller`` is what its loop waits with."""
-    return MessageLog(number, LineWriter(_STDERR), poller, as_json=as_json)
+def open_message_log(settings: Settings, number: int, poller: Poller) -> "MessageLog | None":
+    """Return the log of this process, worker ``number``, on standard error; ``None`` if none is wanted.
+
+    ``poller`` is what its loop waits with.
+    """
+    if not settings.log_messages:
+        return None
+    return MessageLog(number, LineWriter(_STDERR), poller, as_json=settings.log_format == "json")
 
 
 def quoted(data: bytes, most: int) -> str:
@@ -170,3 +176,13 @@ def _shown(verdict: Verdict | None) -> str:
     if verdict is None:
         return "dropped"
     return verdict.kind.value if verdict.code is None else f"{verdict.kind.value} code={verdict.code}"
+
+
+def end_of_line(conversation: Conversation) -> str:
+    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
+    parts = [f"pid={os.getpid()}"]
+    if conversation.queue_id is not None:
+        parts.append(f"qid={conversation.queue_id[:40]!r}")
+    if conversation.connection is not None:
+        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
+    return " " + " ".join(parts)

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
+from fastmilter.guard import give_up_thread
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server.counters import Gauge
@@ -116,6 +117,7 @@ class ThreadedWorker(WaitingWorker):
 
     def _interrupt(self, job: Job) -> None:
         if job.state is LATE:
+            give_up_thread(job.runner)  # whatever it waits for has failed
             with self._counting:
                 self._stuck += 1
             if self._queue.qsize():

@@ -195,9 +195,9 @@ class WaitingLink(Link):
         if is_running:
             self.end_timing()
         purpose = self._purpose
+        is_notice = self.is_noticing
         todo = self._todo or []
         self._todo = None
-        is_notice = self.is_noticing
         if purpose == _MAKE:
             purpose, self.callback, self._arguments = todo.pop()
         elif purpose == _ERROR:

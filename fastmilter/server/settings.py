@@ -15,9 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind, parse_endpoint
+from fastmilter.constants import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_RECIPIENTS
+from fastmilter.endpoints import Endpoint, parse_endpoint
 from fastmilter.errors import ConfigError
+from fastmilter.server.listen import BACKLOG
 from fastmilter.server.load import Target, parse_target
+from fastmilter.server.numbers import parse_backlog, parse_limit, parse_limit_or_auto, parse_number, whole_number
+from fastmilter.server.peers import Network, parse_networks, parse_users
+from fastmilter.server.places import AUTO, control_path, parse_control, parse_metrics
 
 ENVIRONMENT_PREFIX: Final = "FASTMILTER_"
 FILTER_TABLE: Final = "filter"
@@ -27,10 +32,6 @@ MAX_THREADS: Final = 4096
 _MAX_DURATION_S: Final = 7 * 86400.0
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _LOG_FORMATS: Final = ("plain", "json")
-_AUTO: Final = "auto"
-_NONE: Final = "none"
-CONTROL_NAME: Final = "control"
-"""The name of the control socket in a directory that systemd has made for the server."""
 
 
 class UsageError(ConfigError):
@@ -44,7 +45,7 @@ def parse_workers(value: object) -> int:
     """Read a number of workers; "auto" is one per processor that this process may run on."""
     if value == "auto":
         return processors()
-    return _whole_number(value, 1, MAX_WORKERS, "a whole number from 1, or auto")
+    return whole_number(value, 1, MAX_WORKERS, "a whole number from 1, or auto")
 
 
 def processors() -> int:
@@ -57,17 +58,7 @@ def processors() -> int:
 
 def parse_threads(value: object) -> int:
     """Read a number of threads."""
-    return _whole_number(value, 1, MAX_THREADS, "a whole number from 1")
-
-
-def _whole_number(value: object, lowest: int, highest: int, form: str) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise ConfigError(f"{value!r} will not do: write {form}")
-    if value > highest:
-        raise ConfigError(f"{value} is too many: the most is {highest}")
-    return value
+    return whole_number(value, 1, MAX_THREADS, "a whole number from 1")
 
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -139,39 +130,10 @@ def _parse_log_format(value: object) -> str:
     raise ConfigError(f"{value!r} will not do: write {' or '.join(_LOG_FORMATS)}")
 
 
-def parse_metrics(value: object) -> Endpoint | None:
-    """Read where the numbers are served by HTTP: HOST:PORT as Prometheus writes it, or as listeners are written.
-
-    ``None`` for the word ``none``.
-
-    >>> str(parse_metrics("127.0.0.1:9894")), str(parse_metrics("inet:9894@localhost"))
-    ('inet:9894@127.0.0.1', 'inet:9894@localhost')
-    """
-    form = "write HOST:PORT, such as 127.0.0.1:9894 or [::1]:9894"
-    if not isinstance(value, str):
-        raise ConfigError(f"{value!r} will not do: {form}")
-    if value.lower() == _NONE:
-        return None
-    is_bare = re.fullmatch(r"(\[[^\]]+\]|[^\[\]:@/?]+):[0-9]+", value) is not None and not value.startswith("inet")
-    try:
-        endpoint = parse_endpoint(f"inet:{value}" if is_bare else value)
-    except ConfigError:
-        raise ConfigError(f"{value!r} will not do: {form}") from None
-    if endpoint.kind not in (EndpointKind.INET, EndpointKind.INET6):
-        raise ConfigError(f"{value!r} will not do: the numbers are served over TCP: {form}")
-    return endpoint
-
-
-def parse_control(value: object) -> str:
-    """Read the path of the control socket, or one of the words that stand for it; return an absolute path."""
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{value!r} will not do: write the path of a socket, auto or none")
-    if value.lower() in (_AUTO, _NONE):
-        return value.lower()
-    path = os.path.abspath(value.removeprefix("unix:"))
-    if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
-        raise ConfigError(f"{value!r} is too long: the path of a unix socket has at most {MAX_UNIX_PATH_BYTES} bytes")
-    return path
+def _parse_name(value: object) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+        return str(value)
+    raise ConfigError(f"{value!r} will not do: write a name or a number")
 
 
 def _parse_path(value: object) -> str:
@@ -239,11 +201,78 @@ OPTIONS: Final = (
         parse_listen,
         "inet:8894@127.0.0.1",
         "ADDRESS",
-        "where the MTA connects: inet:PORT@HOST, inet6:PORT@[HOST], unix:/path?mode=0660&group=postfix, fd:N,"
-        " or as Postfix writes it; may be given several times",
+        "where the MTA connects: inet:PORT@HOST, inet6:PORT@[HOST], unix:/path?mode=0660&owner=filter&group=postfix,"
+        " unix:@name, fd:N, or as Postfix writes it; may be given several times",
         repeat=True,
     ),
+    Option(
+        "allow",
+        parse_networks,
+        None,
+        "NETWORK",
+        "TCP peers that may connect, such as 192.0.2.0/24; may be given several times; without it everybody may",
+        repeat=True,
+    ),
+    Option(
+        "allow_user",
+        parse_users,
+        None,
+        "USER",
+        "users of this machine that may connect to a unix socket, by name or number; may be given several times;"
+        " without it everybody who has access to the socket may",
+        repeat=True,
+    ),
+    Option("user", _parse_name, None, "USER", "whom the filter runs as if the server is started by root"),
+    Option("group", _parse_name, None, "GROUP", "the group that goes with it; without it that of the user"),
+    Option("allow_root", parse_flag, "no", "", "run the filter as root, which is refused otherwise", flag=True),
     Option("workers", parse_workers, "auto", "N|auto", "worker processes; auto: one per processor"),
+    Option(
+        "max_connections_per_worker",
+        parse_limit_or_auto,
+        "auto",
+        "N|auto",
+        "connections of a worker at the same time, beyond which new ones wait; auto: 10000, or what the hard limit on"
+        " open files allows",
+    ),
+    Option(
+        "max_connections",
+        parse_limit,
+        "unlimited",
+        "N",
+        "connections of all workers together at the same time, beyond which new ones wait",
+    ),
+    Option(
+        "max_connections_per_peer",
+        parse_limit,
+        "unlimited",
+        "N",
+        "connections from one TCP address at the same time, beyond which new ones are closed",
+    ),
+    Option(
+        "max_recipients", parse_number, str(MAX_RECIPIENTS), "N", "recipients of a message; those beyond get 452 4.5.3"
+    ),
+    Option(
+        "max_header_fields",
+        parse_number,
+        str(MAX_HEADER_FIELDS),
+        "N",
+        "header fields of a message; with more: 552 5.3.4",
+    ),
+    Option(
+        "max_header_bytes",
+        parse_number,
+        str(MAX_HEADER_BYTES),
+        "BYTES",
+        "names and values of the header fields of a message together; with more: 552 5.3.4",
+    ),
+    Option("backlog", parse_backlog, str(BACKLOG), "N", "connections that may wait to be accepted, at each address"),
+    Option(
+        "bind_timeout",
+        parse_duration,
+        "5",
+        "SECONDS",
+        "how long a server that starts waits for an address at which another one still listens",
+    ),
     Option("threads", parse_threads, "32", "N", "threads in each worker for a filter that sets blocking = True"),
     Option("config", _parse_path, None, "FILE", "read options from this TOML file", in_file=False),
     Option(
@@ -289,6 +318,20 @@ OPTIONS: Final = (
         "the unix socket for fastmilter status, top, reload, stop, scale and reopen-logs; auto: control in the"
         " $RUNTIME_DIRECTORY that systemd gives a service, else none; none: there is none",
     ),
+    Option(
+        "slow_callback",
+        parse_duration,
+        "2",
+        "SECONDS",
+        "a callback that holds up the loop of its worker for so long is logged with its stack",
+    ),
+    Option(
+        "kill_hung",
+        parse_duration,
+        None,
+        "SECONDS",
+        "kill a worker that has stood still for so long, in mid-message too; not given: none is killed",
+    ),
     Option("ready_timeout", parse_duration, "60", "SECONDS", "longest time a worker may take to load the filter"),
     Option("negotiation_timeout", parse_duration, "30", "SECONDS", "longest silence of an MTA before its first packet"),
     Option("packet_timeout", parse_duration, "300", "SECONDS", "longest silence in the middle of a packet"),
@@ -326,7 +369,20 @@ class Settings:
 
     target: Target
     listen: tuple[Endpoint, ...]
+    allow: tuple[Network, ...]
+    allow_user: tuple[int, ...]
+    user: str | None
+    group: str | None
+    allow_root: bool
     workers: int
+    max_connections_per_worker: int
+    max_connections: int
+    max_connections_per_peer: int
+    max_recipients: int
+    max_header_fields: int
+    max_header_bytes: int
+    backlog: int
+    bind_timeout: float
     threads: int
     config: str | None
     check_config: bool
@@ -337,6 +393,8 @@ class Settings:
     metrics: Endpoint | None
     control: str | None
     """The path of the control socket."""
+    slow_callback: float
+    kill_hung: float | None
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float
@@ -384,25 +442,18 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
         elif option.name in from_file:
             values[option.name] = _parsed(option, from_file[option.name], f"{option.name} in {config}")
         else:
-            values[option.name] = option.parse(option.default) if option.default is not None else None
+            missing = () if option.repeat else None
+            values[option.name] = option.parse(option.default) if option.default is not None else missing
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
     asked = values["control"]
-    values["control"] = _control_path(asked, environment)
+    values["control"] = control_path(asked, environment)
     return Settings(
         **values,
-        control_is_asked=asked != _AUTO,
+        control_is_asked=asked != AUTO,
         filter_options={**filter_options, **_filter_options_from(environment)},
         warnings=tuple(_odd_variables(environment)),
     )
-
-
-def _control_path(asked: str, environment: Mapping[str, str]) -> str | None:
-    """Return where the control socket is to be, ``None``: nowhere."""
-    if asked != _AUTO:
-        return None if asked == _NONE else asked
-    directory = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]  # there may be several
-    return os.path.join(directory, CONTROL_NAME) if directory else None
 
 
 def _parsed(option: Option, value: object, where: str) -> object:

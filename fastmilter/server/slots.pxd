@@ -5,12 +5,14 @@ from libc.stdint cimport uint64_t
 
 cdef Py_ssize_t _WORDS_PER_SLOT, _WORD_BYTES
 cdef Py_ssize_t _PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING, _NUMBER
+cdef Py_ssize_t _CALLS, _CALLBACK, _STACKS, _QUEUE_ID
 
 
 cdef class Slots:
     cdef readonly Py_ssize_t count
     cdef readonly object bell
     cdef readonly object counters
+    cdef readonly object peers
     cdef object _map
     cdef uint64_t[::1] _words
     cdef double[::1] _clocks

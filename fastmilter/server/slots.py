@@ -11,13 +11,21 @@ import os
 from enum import IntEnum
 from typing import Final
 
+from fastmilter.plan import CALLBACKS
 from fastmilter.server.counters import Counters
+from fastmilter.server.peer_counts import PeerCounts
 
 CAPACITY: Final = 4096
 """Slots that a server makes; untouched ones cost no memory. Two generations of the most workers allowed fit."""
 
-_WORDS_PER_SLOT: Final = 16  # 128 bytes: two cache lines of its own, so that workers do not slow each other down
+_WORDS_PER_SLOT: Final = 32  # 256 bytes: cache lines of its own, so that workers do not slow each other down
 _WORD_BYTES: Final = 8
+
+QUEUE_ID_BYTES: Final = 40
+"""How much of a queue id fits into a slot; the longest of a real MTA has 17."""
+
+CALLBACK_NAMES: Final = ("", "__init__", *CALLBACKS)
+"""What a worker may be in, by the number that its slot has for it: nothing, making a filter object, a callback."""
 
 
 class _Word(IntEnum):
@@ -32,9 +40,14 @@ class _Word(IntEnum):
     HEARTBEAT = 6  # a double, all others are unsigned integers
     POLLING = 7
     NUMBER = 8
+    CALLS = 9
+    CALLBACK = 10
+    STACKS = 11
+    QUEUE_ID = 12  # and the words behind it: bytes, up to the first zero
 
 
-_PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING, _NUMBER = _Word
+_PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING, _NUMBER = tuple(_Word)[:9]
+_CALLS, _CALLBACK, _STACKS, _QUEUE_ID = tuple(_Word)[9:]
 
 
 class Slots:
@@ -58,6 +71,8 @@ class Slots:
         self._clocks = view.cast("d")
         self.counters: Final = Counters(count)
         """What the workers count, for whoever watches the server."""
+        self.peers: Final = PeerCounts(count)
+        """The connections of each peer, where they are limited."""
         self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
 
     def _at(self, slot: int, word: int) -> int:
@@ -79,6 +94,7 @@ class Slots:
         self.counters.retire(slot)
         for word in range(_WORDS_PER_SLOT):
             self._words[self._at(slot, word)] = 0
+        self.peers.clear(slot)
         self._words[0] = max(self._words[0], slot + 1)
 
     # The worker's, in its own slot.
@@ -115,6 +131,10 @@ class Slots:
         """Publish that the loop turned at ``now`` (``time.monotonic()``)."""
         self._clocks[self._at(slot, _HEARTBEAT)] = now
 
+    def set_stacks(self, slot: int) -> None:
+        """Say that this process writes its stack when it gets ``stacks.STACK_SIGNAL``, which ends any other."""
+        self._words[self._at(slot, _STACKS)] = 1
+
     # Everybody's.
 
     def pid(self, slot: int) -> int:
@@ -150,16 +170,41 @@ class Slots:
         return self._words[self._at(slot, _MESSAGES)]
 
     def heartbeat(self, slot: int) -> float:
-        """Return when the loop of the worker last turned (``time.monotonic()``), 0.0 if never."""
+        """Return when the loop of the worker last turned (``time.monotonic()``); 0.0 before and after its loop."""
         return self._clocks[self._at(slot, _HEARTBEAT)]
 
     def in_use(self) -> int:
         """Return how many slots, from the first, a worker has ever lived in."""
         return self._words[0]
 
+    def calls(self, slot: int) -> int:
+        """Return the number of callbacks begun since the worker started: the same twice, it is in the same one."""
+        return self._words[self._at(slot, _CALLS)]
+
+    def callback(self, slot: int) -> str:
+        """Return the name of the callback that the worker is in, "" if none; ``__init__``: it makes a filter object."""
+        number = self._words[self._at(slot, _CALLBACK)]
+        return CALLBACK_NAMES[number] if number < len(CALLBACK_NAMES) else ""
+
+    def queue_id(self, slot: int) -> bytes:
+        """Return the queue id of the message in work, cut; empty if there is none, or the MTA has not told it.
+
+        It is written without a lock: while it changes, it may be read half. That is good enough for the log.
+        """
+        place = self._at(slot, _QUEUE_ID) * _WORD_BYTES
+        return self._map[place : place + QUEUE_ID_BYTES].partition(b"\0")[0]
+
+    def stacks(self, slot: int) -> bool:
+        """Tell whether the process writes its stack when it gets ``stacks.STACK_SIGNAL``."""
+        return bool(self._words[self._at(slot, _STACKS)])
+
     def active(self) -> list[int]:
         """Return the slots in which a worker lives."""
         return [slot for slot in range(self._words[0]) if self.pid(slot)]
+
+    def all_connections(self) -> int:
+        """Return the number of connections of all workers, those of draining ones among them."""
+        return sum([self.connections(slot) for slot in range(self._words[0])])
 
     def mean_connections(self) -> float:
         """Return the mean number of connections of the workers that take new ones; 0.0 if there is none."""

@@ -13,6 +13,9 @@ from fastmilter._version import __version__
 from fastmilter.server.counters import CALLED, OUTCOMES, Count, Gauge, Of, Shown, State, Totals
 from fastmilter.server.slots import Slots
 
+STANDS_STILL_S: Final = 1.5
+"""A loop turns at least once a second: one that has not for so long is in a callback that takes long."""
+
 MOST_SHOWN: Final = 20
 """How many messages in flight are shown of a server: the oldest."""
 
@@ -101,19 +104,21 @@ def usage(pid: int) -> dict[str, float | int | None]:
 
 
 def _in_flight(slots: Slots, slot: int, now: float) -> list[dict[str, Any]]:
-    """Return the oldest messages of a worker, and what its loop runs now."""
-    found = [_shown(each, slots.number(slot), now, running=False) for each in slots.counters.in_flight(slot)]
-    running = slots.counters.running(slot)
-    if running is not None:
-        found.append(_shown(running, slots.number(slot), now, running=True))
+    """Return the oldest messages of a worker, and the callback that its loop stands still in."""
+    number, loop_age = slots.number(slot), now - slots.heartbeat(slot)
+    found = [_shown(each, number, now - each.since, running=False) for each in slots.counters.in_flight(slot)]
+    callback = slots.callback(slot)
+    if callback and slots.heartbeat(slot) and loop_age > STANDS_STILL_S:
+        queue_id = slots.queue_id(slot).decode("utf-8", "replace")
+        found.append(_shown(Shown(queue_id, callback, 0.0), number, loop_age, running=True))
     return found
 
 
-def _shown(shown: Shown, number: int, now: float, *, running: bool) -> dict[str, Any]:
+def _shown(shown: Shown, number: int, age: float, *, running: bool) -> dict[str, Any]:
     return {
         "queue_id": shown.queue_id or None,
         "step": shown.callback.removeprefix("on_"),
         "running": running,
-        "age": max(0.0, now - shown.since),
+        "age": max(0.0, age),
         "worker": number,
     }

@@ -28,16 +28,23 @@ from typing import Any, Final, NoReturn, Protocol
 
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, counters, ends, policy, titles
-from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
+from fastmilter.server import channel, counters, descriptors, ends, policy, privileges, titles
+from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.log_file import open_log_file, reopen_log_file
 from fastmilter.server.monitor_keeper import MonitorKeeper, Windows, open_windows
+from fastmilter.server.path_lock import AddressInUse
+from fastmilter.server.peers import warnings_about
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
+from fastmilter.server.stacks import StackPipe
+from fastmilter.server.watchman import Watchman
 
 log = logging.getLogger(__name__)
+
+BIND_AGAIN_S: Final = 0.25
+"""How long a server that starts waits before it tries again to listen where another one still does."""
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
@@ -83,6 +90,8 @@ class _Setup:
     settings: Settings
     listeners: tuple[Listener, ...]
     windows: Windows
+    identity: privileges.Identity | None
+    """Whom they become before the filter is imported; ``None``: who the master is."""
 
 
 class Supervisor:
@@ -113,6 +122,7 @@ class Supervisor:
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
         self._slots = Slots(CAPACITY)
+        self._watchman = Watchman(self._slots)
         self._children: dict[int, _Child] = {}
         self._setups: dict[int, _Setup] = {}
         self._status: int | None = None
@@ -129,14 +139,11 @@ class Supervisor:
         with SignalPipe((*MASTER_SIGNALS, signal.SIGCHLD)) as self._signals:
             try:
                 with selectors.DefaultSelector() as self._selector:
-                    self._setups[1] = self._new_setup(self._settings)
-                    self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
                     self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
                         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
-                    self._do(self._policy.start())
-                    self._keeper.begin(self._setups[1].windows, self._selector)
+                    self._begin()
                     while self._status is None:
                         self._turn()
             finally:
@@ -147,15 +154,45 @@ class Supervisor:
         log.info("the server ends status=%d", self._status)
         return self._status
 
+    def _begin(self) -> None:
+        """Open the listeners and start the first workers; an address that is still in use is waited for."""
+        self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
+        settings, identity = self._settings, _prepare(self._settings)
+        deadline = time.monotonic() + settings.bind_timeout
+        waits = False
+        while self._status is None:
+            try:
+                self._setups[1] = self._new_setup(settings, identity)
+            except AddressInUse as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not waits:
+                    log.warning("%s; trying again for up to %.0f s", error, settings.bind_timeout)
+                waits = True
+                self._wait_to_bind(min(BIND_AGAIN_S, deadline - time.monotonic()))
+                continue
+            self._do(self._policy.start())
+            self._keeper.begin(self._setups[1].windows, self._selector)
+            return
+
+    def _wait_to_bind(self, timeout_s: float) -> None:
+        """Let some time pass, unless we are told to stop; what else is asked for has no meaning yet."""
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            if key.data == self._on_lifeline:
+                self._on_lifeline()
+            elif self._signals.take() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
+                log.info("stopping before anything was served")
+                self._status = ends.EXIT_OK
+
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        deadlines = [self._policy.next_deadline(), self._keeper.next_deadline()]
-        deadline = min((each for each in deadlines if each is not None), default=None)
+        plans = (self._policy.next_deadline(), self._keeper.next_deadline(), self._watchman.next_look())
+        deadlines = [at for at in plans if at is not None]
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
-        timeout = None if deadline is None else max(0.0, deadline - before)
+        timeout = max(0.0, min(deadlines) - before) if deadlines else None
         events = self._selector.select(timeout)
         late = 0.0 if timeout is None else time.monotonic() - before - timeout
         if late > GAP_S:
@@ -166,6 +203,7 @@ class Supervisor:
             key.data()
         self._keeper.on_time()
         self._do(self._policy.on_time())
+        self._do(policy.Kill(worker) for worker in self._watchman.look())
 
     def _do(self, actions: Iterable[policy.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
@@ -315,6 +353,7 @@ class Supervisor:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
         self._failure = self._slots.counters.failure(child.slot)
+        self._watchman.remove(child.worker)
         if self._slots.pid(child.slot) == child.pid:
             self._slots.clear(child.slot)
         status = os.waitstatus_to_exitcode(wait_status)
@@ -329,12 +368,11 @@ class Supervisor:
         """Read the settings again and open what is new; nothing changes if that fails."""
         former = self._settings
         try:
-            setup = self._new_setup(self._reread())
+            setup = self._new_setup(settings := self._reread(), _prepare(settings))
         except ConfigError as error:
             self._say(logging.ERROR, f"reload failed, the old workers stay: {error}")
             self._slots.counters.add_of_server(counters.Of.FAILED_RELOADS)
             return []
-        settings = setup.settings
         # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
         workers = settings.workers if settings.workers != former.workers else self._policy.wanted
         actions = self._policy.begin_reload(workers, _limits(settings))
@@ -362,12 +400,12 @@ class Supervisor:
         if is_new:
             self._keeper.change(kept.windows)
 
-    def _new_setup(self, settings: Settings) -> _Setup:
+    def _new_setup(self, settings: Settings, identity: privileges.Identity | None) -> _Setup:
         """Open what the settings ask for; ``ConfigError`` if that cannot be done.
 
         The log file comes last: until a server listens, what hinders it is said where it was started.
         """
-        setup = _Setup(settings, self._open_listeners(settings.listen), Windows())
+        setup = _Setup(settings, self._open_listeners(settings), Windows(), identity)
         try:
             setup = replace(setup, windows=open_windows(settings, self._keeper.windows))
             open_log_file(settings.log_file)
@@ -383,24 +421,27 @@ class Supervisor:
             if listener not in known:
                 listener.close()
 
-    def _open_listeners(self, addresses: Iterable[Endpoint]) -> tuple[Listener, ...]:
+    def _open_listeners(self, settings: Settings) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
         old = [listener for setup in self._setups.values() for listener in setup.listeners]
         listeners: list[Listener] = []
         opened: list[Listener] = []
         try:
-            for address in addresses:
+            for address in settings.listen:
                 listener = next((listener for listener in old if listener.is_at(address)), None)
                 if listener is None:
-                    listener = open_listener(address)
+                    listener = open_listener(address, backlog=settings.backlog)
                     opened.append(listener)
-                    where = spelling_for_postfix(listener.bound)
-                    log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
+                else:
+                    listener.socket.listen(settings.backlog)
                 listeners.append(listener)
         except ConfigError:
             for listener in opened:
                 listener.close()
             raise
+        for listener in opened:
+            where = spelling_for_postfix(listener.bound)
+            log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
         return tuple(listeners)
 
     def _close_listeners(self) -> None:
@@ -412,9 +453,13 @@ class Supervisor:
 
     def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
         self._slots.clear(spawn.slot)
+        pipe = None
         try:
-            pid, link, pidfd = self._fork(lambda own_end: self._be_worker(spawn, own_end))
+            made = pipe = StackPipe()
+            pid, link, pidfd = self._fork(lambda own_end: self._be_worker(spawn, own_end, made))
         except OSError as error:
+            if pipe is not None:
+                pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, ends.EXIT_SOFTWARE)
         child = _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, link, pidfd)
@@ -422,6 +467,11 @@ class Supervisor:
         self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
         if child.pidfd >= 0:
             self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        pipe.be_master()
+        settings = self._setups[spawn.generation].settings
+        self._watchman.add(
+            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
+        )
         self._slots.counters.add_of_server(counters.Of.STARTS)
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
@@ -464,12 +514,16 @@ class Supervisor:
             _flush()
             os._exit(status)
 
-    def _be_worker(self, spawn: policy.Spawn, own_end: socket.socket) -> int:
+    def _be_worker(self, spawn: policy.Spawn, own_end: socket.socket, pipe: StackPipe) -> int:
         setup, failed = self._setups[spawn.generation], self._slots.counters.set_failure
         self._forget_master(setup.listeners)
         titles.worker_title(spawn.number, setup.settings.target.name)
         self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
+        if pipe.be_worker():
+            self._slots.set_stacks(spawn.slot)
         try:
+            if setup.identity is not None:
+                privileges.drop(setup.identity)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
             return self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot).run()
@@ -485,10 +539,12 @@ class Supervisor:
     def _be_monitor(self, own_end: socket.socket) -> int:
         from fastmilter.server.monitor import Monitor  # here: the master needs nothing of it
 
-        windows = self._keeper.windows
-        addresses = [listener.bound for listener in self._setups[self._policy.generation].listeners]
+        windows, setup = self._keeper.windows, self._setups[self._policy.generation]
+        addresses = [listener.bound for listener in setup.listeners]
         self._forget_master(windows.listeners)
         titles.monitor_title(self._settings.target.name)
+        if setup.identity is not None:
+            privileges.drop(setup.identity)
         return Monitor(self._settings, self._slots, own_end, windows, addresses, self._probe).run()
 
     def _forget_master(self, kept: tuple[Listener, ...]) -> None:
@@ -498,6 +554,7 @@ class Supervisor:
         died. Nothing is unregistered from the selector, which would change the master's too: both share it.
         """
         self._selector.close()
+        self._watchman.forget()
         for sibling in self._children.values():
             sibling.link.close()
             if sibling.pidfd >= 0:
@@ -507,14 +564,28 @@ class Supervisor:
         self._keeper.forget_in_child()
         for setup in self._setups.values():
             for listener in (*setup.listeners, *setup.windows.listeners):
-                if listener not in kept:
-                    listener.socket.close()
+                if listener in kept:
+                    listener.forget_lock()
+                else:
+                    listener.forget()
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # whoever read them has gone: no reason to stop serving
             stream.flush()
+
+
+def _prepare(settings: Settings) -> privileges.Identity | None:
+    """Check and provide what the system must have for ``settings``; return whom the workers become."""
+    identity = privileges.identity_for(settings.user, settings.group, allow_root=settings.allow_root)
+    descriptors.provide(settings)
+    most = kernels_backlog()
+    if most is not None and settings.backlog > most:
+        log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
+    for warning in warnings_about(settings):
+        log.warning("%s", warning)
+    return identity
 
 
 def _limits(settings: Settings) -> policy.Limits:

@@ -26,8 +26,9 @@ from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
+from fastmilter.server.message_log import end_of_line
 from fastmilter.server.overtime import WaitingLink
-from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker, end_of_line
+from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker
 from fastmilter.session import Phase
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ class WaitingWorker(Worker):
 
     def _take_in(self, link: WaitingLink, count: int, now: float) -> None:
         """Take ``count`` bytes that were read."""
+        self._tally.add(Count.BYTES_READ, count)
         link.last_read = now
         is_end = link.scan(self._buffer, _HEADROOM, count, now)
         data = self._room[:count]

@@ -3,6 +3,7 @@
 cimport cython
 
 from fastmilter.conversation cimport Conversation
+from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Poller, Stream, accept
 from fastmilter.server.counted cimport Counted, show_in_flight
 from fastmilter.server.counters cimport Tally
@@ -29,11 +30,14 @@ cdef class Worker:
     cdef readonly object _settings
     cdef dict _listeners
     cdef set _tcp
+    cdef object _door
+    cdef object _crowd
     cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
     cdef readonly Tally _tally
+    cdef readonly InWork _in_work
     cdef dict _links
     cdef readonly Poller _poller
     cdef object _buffer

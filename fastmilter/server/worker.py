@@ -18,7 +18,6 @@ import errno
 import gc
 import inspect
 import logging
-import os
 import socket
 import time
 from typing import Any, Final
@@ -30,11 +29,14 @@ from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
+from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream, accept
-from fastmilter.server.counted import Counted, show_in_flight
+from fastmilter.server.counted import Counted, show_guards, show_in_flight
 from fastmilter.server.counters import Count, Tally
+from fastmilter.server.crowd import Crowd
 from fastmilter.server.log_file import reopen_log_file
-from fastmilter.server.message_log import open_message_log
+from fastmilter.server.message_log import end_of_line, open_message_log
+from fastmilter.server.peers import open_door
 from fastmilter.server.poller import best_poller, has_something_to_accept
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -117,17 +119,17 @@ class Worker:
         self._settings = settings
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._tcp = {listener.fileno() for listener in listeners if listener.family != socket.AF_UNIX}
+        self._door = open_door(settings, slots, slot, listeners)
+        self._crowd = Crowd(settings, slots)
         self._channel = channel
         self._reader = master_channel.Reader()
         self._slots = slots
         self._slot = slot
         self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
+        self._in_work = InWork(slots, slot)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
-        self._message_log = None
-        if settings.log_messages:
-            as_json = settings.log_format == "json"
-            self._message_log = open_message_log(slots.number(slot), self._poller, as_json=as_json)
+        self._message_log = open_message_log(settings, slots.number(slot), self._poller)
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
         self._listening = False
@@ -226,6 +228,8 @@ class Worker:
             self._accept_again_at = None
             self._come_back()
             self._take_what_waits()
+        if self._door is not None:
+            self._door.on_time(now)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
@@ -233,6 +237,7 @@ class Worker:
     def _publish(self) -> None:
         """Show what is going on to whoever watches."""
         show_in_flight(self._tally, self._links.values())
+        show_guards(self._tally)
 
     # -- listeners -----------------------------------------------------------------------------------------------
 
@@ -253,6 +258,9 @@ class Worker:
 
     def _accept(self, listener: int, now: float) -> None:
         """Take one connection: who was woken for it must, before it may leave the listeners to others."""
+        if self._crowd.all_are_full():  # so nobody else may take it either: the first who has room comes back for it
+            self._leave_listeners()
+            return
         try:
             stream = accept(listener, listener in self._tcp)
         except ConnectionAbortedError:
@@ -268,7 +276,12 @@ class Worker:
             return
         if stream is None:
             return  # another worker was faster
+        if self._door is not None and not self._door.admit(stream.fileno(), listener, now):
+            self._tally.add(Count.REFUSED)
+            stream.close()
+            return
         link = self._make_link(stream, now)
+        self._crowd.limit(link.session)
         self._links[link.fd] = link
         self._poller.add(link.fd)
         self._accepted += 1
@@ -277,6 +290,10 @@ class Worker:
         self._slots.set_connections(self._slot, len(self._links))
         if self._has_enough():
             self._hand_over(now)
+        elif self._crowd.is_full(len(self._links)):
+            self._hand_over(now)
+            self._leave_listeners()
+            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
 
     def _make_link(self, stream: Stream, now: float) -> Link:
         return Link(self.plan, self, self._tally, stream, now)
@@ -305,15 +322,19 @@ class Worker:
         self._next_tick = min(self._next_tick, now + HANDOVER_S)
 
     def _come_back(self) -> None:
-        """Wait for new connections again if this worker has room for them."""
-        if self._listening or self._drain_limits is not None or self._accept_again_at is not None:
+        """Wait for new connections again if this worker has room for them, and no longer if there is none."""
+        if self._drain_limits is not None or self._accept_again_at is not None:
             return
-        if not self._has_enough():
+        if self._crowd.is_full(len(self._links)):
+            self._leave_listeners()
+        elif not self._listening and not self._has_enough():
             self._listen()
 
     def _take_what_waits(self) -> None:
         """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
-        if not self._listening and has_something_to_accept(self._listeners):
+        if self._listening or self._crowd.is_full(len(self._links)):
+            return
+        if has_something_to_accept(self._listeners):
             self._may_have = len(self._links) + TAKEN_BACK
             self._listen()
 
@@ -384,12 +405,14 @@ class Worker:
 
     def _run_calls(self, link: Link) -> None:
         while link.next_call():
+            self._in_work.enter(link)
             try:
                 result = link.invoke()
             except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 link.failed(error)
             else:
                 link.returned(result)
+        self._in_work.leave()
 
     def _flush(self, link: Link) -> bool:
         """Send what there is; return whether all of it left."""
@@ -454,6 +477,8 @@ class Worker:
         error = link.session.error
         if error is not None:
             self._log_end(link, error)
+        if self._door is not None:
+            self._door.leave(link.fd)
         self._poller.remove(link.fd)
         link.stream.close()
         self._slots.set_connections(self._slot, len(self._links))
@@ -534,7 +559,10 @@ class Worker:
             listener.close()
 
     def _close_logs(self) -> None:
+        self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
         self._slots.set_messages(self._slot, self.messages)
+        if self._tally.watched:
+            self._publish()  # what has happened since the last tick counts too
         if self._message_log is not None:
             self._message_log.close()
 
@@ -567,13 +595,3 @@ class Worker:
             self.messages += 1
         if self._message_log is not None:
             self._message_log.add(conversation, verdict, edits)
-
-
-def end_of_line(conversation: Conversation) -> str:
-    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
-    parts = [f"pid={os.getpid()}"]
-    if conversation.queue_id is not None:
-        parts.append(f"qid={conversation.queue_id[:40]!r}")
-    if conversation.connection is not None:
-        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
-    return " " + " ".join(parts)

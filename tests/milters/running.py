@@ -181,7 +181,7 @@ class Milters:
 
     def _fastmilter(self, address: str) -> list[str]:
         serve = [sys.executable, "-m", "fastmilter", "serve", f"{FILTERS}/standard.py:Standard"]
-        return [*serve, "--workers", "1", "--listen", address]
+        return [*serve, "--workers", "1", "--listen", address, "--allow-root"]
 
 
 def _connects(transport: str, address: str, port: int) -> bool:

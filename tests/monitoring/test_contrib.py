@@ -79,8 +79,7 @@ def served() -> Slots:
     slots = Slots(2)
     slots.claim(0, pid=1, generation=1, number=1)
     tally = slots.counters.tally(0)
-    tally.name_guard(0, 'odd "name" \\')
-    tally.set_guard(0, GuardState.OPEN, 2)
+    tally.show_guard(0, 'odd "name" \\', GuardState.OPEN, 2, (1, 2, 3, 4))
     tally.observe("on_mail", 0.02)
     slots.beat(0, 1.0)
     return slots

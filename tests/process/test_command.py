@@ -82,6 +82,7 @@ def test_check_config_tells_what_would_happen(directory: Path) -> None:
     assert "workers: 3" in lines
     assert "  mail: asked for, the MTA waits for the answer" in lines
     assert "  data: not asked for" in lines
+    assert "warning: everybody who reaches this machine may connect to inet:8894: see --allow" in lines
     assert lines[-1] == "the configuration can be used"
     assert not (directory / "x.sock").exists()  # nothing was opened
 

@@ -213,6 +213,38 @@ def test_numbers_of_workers(watched: Server) -> None:
     assert watched.finish() == 0
 
 
+GUARDED = """
+import fastmilter
+from fastmilter.guard import Guard
+
+dns = Guard("dns", failures=1, recovery=1000)
+
+class Tagger(fastmilter.Filter):
+    def on_mail(self, sender, params):
+        with dns:
+            if sender.local_part == "fail":
+                raise OSError("no answer")
+"""
+
+
+def test_numbers_of_guards(watched: Server) -> None:
+    watched.filter.write_text(GUARDED)
+    watched.start("--workers=1", *WATCHED)
+    wait_until(lambda: metrics(watched).get('fastmilter_guards{guard="dns",state="closed"}') == 1, "it is shown")
+    before = metrics(watched)
+    with contextlib.closing(watched.client().open()) as client:
+        begin(client)
+        client.abort()
+        client.mail("fail@example.org")
+        client.mail("fail@example.org")
+        grown(watched, 'fastmilter_guards{guard="dns",state="open"}', before)
+        grown(watched, 'fastmilter_guard_calls_total{guard="dns"}', before, 2)
+        grown(watched, 'fastmilter_guard_failures_total{guard="dns"}', before)
+        grown(watched, 'fastmilter_guard_opened_total{guard="dns"}', before)
+        grown(watched, 'fastmilter_guard_refused_total{guard="dns"}', before)
+    assert watched.stop() == 0
+
+
 WAITING = """
 import os
 import fastmilter

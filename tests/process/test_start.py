@@ -94,7 +94,7 @@ def test_conformance_115_a_stale_socket_is_no_hindrance_but_a_live_one_is(server
     try:
         second.log_file = server.directory / "log2"
         second.log_file.touch()
-        second.start(listen=[f"unix:{path}"], wait=False)
+        second.start("--bind-timeout=0.1", listen=[f"unix:{path}"], wait=False)
         assert second.finish() == 78
         assert f"fastmilter: unix:{path}: another program listens there already" in second.log()
     finally:

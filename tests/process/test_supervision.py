@@ -335,7 +335,8 @@ from fastmilter.server.settings import load_settings
 from fastmilter.server.supervisor import Supervisor
 from fastmilter.server.worker import Worker
 set_up_logging("info")
-settings = load_settings({"target": "tagger:Tagger", "listen": ["inet:0@127.0.0.1"], "workers": "2"}, {})
+options = {"target": "tagger:Tagger", "listen": ["inet:0@127.0.0.1"], "workers": "2", "allow_root": True}
+settings = load_settings(options, {})
 sys.exit(Supervisor(settings, Worker, pidfds=False).run())
 """)
     server.start(target="", listen=(), command=(str(script),), wait=False)

@@ -37,7 +37,7 @@ def test_every_number_has_a_place_of_its_own() -> None:
     tally.verdict(STEP_NUMBERS[Step.UNKNOWN], REJECT)
     tally.exception(CALLED[-1])
     tally.observe(CALLED[-1], 100.0)
-    tally.name_guard(MOST_GUARDS - 1, "last")
+    tally.show_guard(MOST_GUARDS - 1, "last", GuardState.OPEN, 1, (1, 2, 3, 4))
     tally.show(MOST_SHOWN - 1, "q", "on_mail", 1.0)
     counters.set_failure(1, "x" * 1000)
     totals = Totals(counters.totals(3))
@@ -94,17 +94,13 @@ def test_counts_outlive_a_worker_and_gauges_do_not() -> None:
         tally = counters.tally(0)
         tally.add(Count.ACCEPTED, 2)
         tally.set(Gauge.THREADS, 5)
-        tally.name_guard(0, "dns")
-        tally.set_guard(0, GuardState.OPEN, 3)
-        tally.add_to_guard(0, GuardCount.CALLS, 10)
-        tally.begin_call("on_mail", 1.0)
+        tally.show_guard(0, "dns", GuardState.OPEN, 3, (10, 0, 0, 0))
         tally.show(0, "q", "on_mail", 1.0)
         tally.set_shown(1, 1)
         counters.set_failure(0, "broken")
         counters.retire(0)
         assert counters.totals(2)[Count.ACCEPTED] == 2 * turn
         assert counters.gauge(0, Gauge.THREADS) == counters.gauge(0, Gauge.IN_MESSAGE) == 0
-        assert counters.running(0) is None
         assert counters.in_flight(0) == []
         assert counters.failure(0) == ""
         guard = counters.guards(2)["dns"]
@@ -117,25 +113,20 @@ def test_counts_outlive_a_worker_and_gauges_do_not() -> None:
 def test_guards_are_put_together_by_name() -> None:
     counters = Counters(2)
     for slot, place, state in ((0, 0, GuardState.OPEN), (1, 5, GuardState.CLOSED)):
-        tally = counters.tally(slot)
-        tally.name_guard(place, "dns")
-        tally.set_guard(place, state, slot + 1)
-        for count in GuardCount:
-            tally.add_to_guard(place, count, count + 1)
+        counters.tally(slot).show_guard(place, "dns", state, slot + 1, [count + 1 for count in GuardCount])
     guard = counters.guards(2)["dns"]
     assert guard.states == (1, 0, 1)
     assert guard.running == 3
     assert guard.counts == (2, 4, 6, 8)
     for place in (-1, MOST_GUARDS):
         with pytest.raises(IndexError):
-            counters.tally(0).name_guard(place, "more")
+            counters.tally(0).show_guard(place, "more", GuardState.CLOSED, 0, ())
 
 
 def test_more_names_of_guards_than_places_over_time() -> None:
     counters = Counters(1)
     for number in range(MOST_GUARDS + 2):
-        counters.tally(0).name_guard(0, f"guard {number}")
-        counters.tally(0).add_to_guard(0, GuardCount.CALLS)
+        counters.tally(0).show_guard(0, f"guard {number}", GuardState.CLOSED, 0, (1, 0, 0, 0))
         counters.retire(0)
     assert len(counters.guards(1)) == MOST_GUARDS
 
@@ -150,14 +141,6 @@ def test_what_is_in_flight() -> None:
     assert (first.queue_id, first.since) == ("x" * NAME_BYTES, 10.0)
     assert second == ("late", "on_body", 20.0)
     assert counters.gauge(0, Gauge.IN_MESSAGE) == 500
-    message = object()
-    tally.name_call(message, "4ZkT9c")
-    tally.begin_call("on_end_of_message", 5.0)
-    assert tally.is_named(message)
-    assert not tally.is_named(object())
-    assert counters.running(0) == ("4ZkT9c", "on_end_of_message", 5.0)
-    tally.end_call()
-    assert counters.running(0) is None
 
 
 def test_texts_are_cut_between_characters_and_hold_anything() -> None:

@@ -3,8 +3,10 @@
 import errno
 import grp
 import os
+import pwd
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +16,8 @@ import pytest
 
 from fastmilter.endpoints import EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server.listen import Listener, open_listener, spelling_for_postfix
+from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
+from fastmilter.server.path_lock import AddressInUse
 
 
 @pytest.fixture
@@ -109,7 +112,33 @@ def test_a_unix_listener_has_its_mode_and_group(stack: ExitStack, tmp_path: Path
     assert stat.S_IMODE(status.st_mode) == 0o640
     assert status.st_gid == os.getgid()
     assert answers(listener)
-    assert os.listdir(tmp_path) == ["fm.sock"]  # nothing private is left over
+    assert sorted(os.listdir(tmp_path)) == ["fm.sock", "fm.sock.lock"]  # nothing private is left over
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_unix_listener_has_its_owner(stack: ExitStack, tmp_path: Path) -> None:
+    entry = pwd.getpwnam("nobody")
+    opened(stack, f"unix:{tmp_path}/fm.sock?owner=nobody&group={entry.pw_gid}")
+    status = os.lstat(tmp_path / "fm.sock")
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (entry.pw_uid, entry.pw_gid, 0o660)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has abstract sockets")
+def test_an_abstract_socket(stack: ExitStack, tmp_path: Path) -> None:
+    name = f"unix:@fastmilter-test-{os.getpid()}"
+    listener = opened(stack, name)
+    assert str(listener.bound) == spelling_for_postfix(listener.bound) == name
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect("\0" + name.partition("@")[2])
+    with pytest.raises(AddressInUse, match=f"{name}: another program listens there already"):
+        open_listener(parse_endpoint(name))
+    listener.close()
+    opened(stack, name)  # nothing was left behind
+
+
+def test_the_kernel_tells_how_long_a_queue_may_be() -> None:
+    most = kernels_backlog()
+    assert most is None or most > 0
 
 
 def test_a_unix_listener_is_for_user_and_group_by_default_whatever_the_umask(stack: ExitStack, tmp_path: Path) -> None:
@@ -160,9 +189,10 @@ def test_close_removes_the_path(stack: ExitStack, tmp_path: Path) -> None:
 def test_conformance_116_close_leaves_the_socket_of_a_successor(stack: ExitStack, tmp_path: Path) -> None:
     first = open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
     os.unlink(tmp_path / "fm.sock")
-    second = opened(stack, f"{tmp_path}/fm.sock")
+    successor = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))  # a milter of others: no lock
+    successor.bind(str(tmp_path / "fm.sock"))
     first.close()
-    assert answers(second)
+    assert os.listdir(tmp_path) == ["fm.sock"]
 
 
 def test_conformance_115_a_stale_socket_is_replaced(stack: ExitStack, tmp_path: Path) -> None:
@@ -173,21 +203,101 @@ def test_conformance_115_a_stale_socket_is_replaced(stack: ExitStack, tmp_path: 
 
 def test_conformance_115_a_live_socket_is_refused(stack: ExitStack, tmp_path: Path) -> None:
     first = opened(stack, f"{tmp_path}/fm.sock")
-    with pytest.raises(ConfigError, match=r"fm\.sock: another program listens there already"):
+    why = rf"fm\.sock: another program listens there already: fastmilter, pid={os.getpid()}$"
+    with pytest.raises(AddressInUse, match=why):
         open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
-    connection, _ = first.socket.accept()  # the question itself
-    connection.close()
+    with pytest.raises(BlockingIOError):
+        first.socket.accept()  # the lock tells: nobody was asked
     assert answers(first)
 
 
+def test_conformance_115_a_live_socket_of_another_program_is_refused(stack: ExitStack, tmp_path: Path) -> None:
+    other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    other.bind(str(tmp_path / "fm.sock"))
+    other.listen()
+    for _ in range(2):
+        with pytest.raises(AddressInUse, match=r"fm\.sock: another program listens there already$"):
+            open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+    assert os.listdir(tmp_path) == ["fm.sock"]  # the lock was given back
+
+
+def dies(stack: ExitStack, listener: Listener) -> socket.socket:
+    """Do what the end of a master does to its listener while a worker hangs: nothing is removed, the lock is free."""
+    listener.forget_lock()
+    return stack.enter_context(listener.socket)
+
+
+def test_the_socket_of_a_dead_master_is_taken_over_although_a_worker_still_answers(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    dies(stack, open_listener(parse_endpoint(f"{tmp_path}/fm.sock")))
+    assert answers(opened(stack, f"{tmp_path}/fm.sock"))
+
+
+def test_what_came_after_a_dead_master_is_not_taken_over(stack: ExitStack, tmp_path: Path) -> None:
+    dies(stack, open_listener(parse_endpoint(f"{tmp_path}/fm.sock")))
+    os.unlink(tmp_path / "fm.sock")
+    other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    other.bind(str(tmp_path / "fm.sock"))  # likely with the same inode
+    other.listen()
+    with pytest.raises(AddressInUse, match=r"listens there already$"):
+        open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+
+
+@pytest.mark.parametrize("content", ["", "x", "1 2", "1 2 3 4 5", "-1 -1 -1 -1"])
+def test_a_lock_file_that_says_nothing_does_no_harm(stack: ExitStack, tmp_path: Path, content: str) -> None:
+    (tmp_path / "fm.sock.lock").write_text(content)
+    assert answers(opened(stack, f"{tmp_path}/fm.sock"))
+
+
+def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fm.sock.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="symbolic link"):
+        open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+    assert os.listdir(tmp_path) == ["fm.sock.lock"]
+
+
+def test_a_lock_that_a_child_let_go_of_is_still_held(stack: ExitStack, tmp_path: Path) -> None:
+    opened(stack, f"{tmp_path}/fm.sock")
+    listener = opened(stack, f"{tmp_path}/fm2.sock")
+    child = os.fork()
+    if child == 0:
+        listener.forget()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(AddressInUse):
+        open_listener(parse_endpoint(f"{tmp_path}/fm2.sock"))
+    assert answers(listener)
+
+
+def test_a_lock_ends_with_its_master_if_the_children_let_go_of_it(stack: ExitStack, tmp_path: Path) -> None:
+    listener = open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        listener.forget_lock()
+        theirs.send(b"!")
+        theirs.recv(1)
+        os._exit(0)
+    theirs.close()
+    assert ours.recv(1) == b"!"
+    dies(stack, listener)
+    assert answers(opened(stack, f"{tmp_path}/fm.sock"))  # although the child has the old socket
+    ours.close()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_conformance_115_a_live_socket_with_a_full_queue_is_refused(stack: ExitStack, tmp_path: Path) -> None:
-    opened(stack, f"{tmp_path}/fm.sock", backlog=0)
+    other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    other.bind(str(tmp_path / "fm.sock"))
+    other.listen(0)
     while True:
         client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         client.setblocking(False)
         if client.connect_ex(str(tmp_path / "fm.sock")) == errno.EAGAIN:
             break
-    with pytest.raises(ConfigError, match="another program listens there already"):
+    with pytest.raises(AddressInUse, match="another program listens there already, and its queue is full"):
         open_listener(parse_endpoint(f"{tmp_path}/fm.sock"))
 
 
@@ -217,6 +327,7 @@ def test_a_socket_of_another_type_is_refused(stack: ExitStack, tmp_path: Path) -
     [
         ("{}/no/fm.sock", "the directory '{}/no' does not exist"),
         ("{}/fm.sock?group=no-such-group", "there is no group 'no-such-group' on this machine"),
+        ("{}/fm.sock?owner=no-such-user", "there is no user 'no-such-user' on this machine"),
     ],
 )
 def test_unix_errors_say_what_is_missing(tmp_path: Path, text: str, error: str) -> None:
@@ -275,8 +386,9 @@ def test_a_reload_knows_its_own_listeners(stack: ExitStack, tmp_path: Path) -> N
     listener = opened(stack, f"unix:{tmp_path}/fm.sock?mode=0600")
     assert listener.is_at(parse_endpoint(f"local:{tmp_path}/fm.sock?mode=0600"))
     assert not listener.is_at(parse_endpoint(f"unix:{tmp_path}/other.sock"))
-    with pytest.raises(ConfigError, match="cannot be changed: restart"):
-        listener.is_at(parse_endpoint(f"unix:{tmp_path}/fm.sock?mode=0660"))
+    for change in ("mode=0660", "mode=0600&owner=0", "mode=0600&group=0"):
+        with pytest.raises(ConfigError, match="cannot be changed: restart"):
+            listener.is_at(parse_endpoint(f"unix:{tmp_path}/fm.sock?{change}"))
 
 
 def test_the_spelling_for_postfix() -> None:

@@ -55,11 +55,7 @@ def test_gauges(gauge: Gauge, name: str) -> None:
 def test_guards() -> None:
     slots = Slots(1)
     slots.claim(0, pid=1, generation=1)
-    tally = slots.counters.tally(0)
-    tally.name_guard(0, "dns")
-    tally.set_guard(0, GuardState.HALF_OPEN, 2)
-    for count in GuardCount:
-        tally.add_to_guard(0, count, count + 1)
+    slots.counters.tally(0).show_guard(0, "dns", GuardState.HALF_OPEN, 2, [count + 1 for count in GuardCount])
     found = series(slots)
     assert found['fastmilter_guards{guard="dns",state="half_open"}'] == "1"
     assert found['fastmilter_guards{guard="dns",state="open"}'] == "0"
@@ -71,7 +67,7 @@ def test_guards() -> None:
 def test_labels_are_escaped() -> None:
     slots = Slots(1)
     slots.claim(0, pid=1, generation=1)
-    slots.counters.tally(0).name_guard(0, 'a"b\\c\nd')
+    slots.counters.tally(0).show_guard(0, 'a"b\\c\nd', GuardState.OPEN, 0, ())
     assert 'fastmilter_guard_running{guard="a\\"b\\\\c\\nd"} 0' in render(slots)
 
 

@@ -7,8 +7,9 @@ import pytest
 from fastmilter import ACCEPT, CONTINUE, REJECT, SKIP, Step, Verdict, codec
 from fastmilter.constants import STEPS
 from fastmilter.errors import RemoteProtocolError
+from fastmilter.events import Dropped, OutOfOrder
 from fastmilter.negotiation import Offer, Wish, negotiate
-from fastmilter.session import Dropped, OutOfOrder, Session
+from fastmilter.session import Session
 from tests.support.playing import (
     ABORT,
     BODY,

@@ -7,9 +7,10 @@ import pytest
 from fastmilter import codec
 from fastmilter.constants import ALL_ACTIONS, ALL_PROTOCOL, STEPS, ProtocolFlag, Step
 from fastmilter.errors import NotNegotiated, RemoteProtocolError
+from fastmilter.events import CLOSED, DROPPED, Closed, Dropped, OutOfOrder
 from fastmilter.negotiation import STEP_NUMBERS, Offer, Wish, negotiate
 from fastmilter.replies import ACCEPT, CONTINUE, DISCARD, REJECT, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
-from fastmilter.session import ADMISSIBLE, CLOSED, DROPPED, Closed, Dropped, Event, OutOfOrder, Phase, Session
+from fastmilter.session import ADMISSIBLE, Event, Phase, Session
 from tests.support.playing import (
     ABORT,
     BODY,

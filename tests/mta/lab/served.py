@@ -81,6 +81,7 @@ class Served:
             "fastmilter",
             "serve",
             str(FILTERS / self.target),
+            "--allow-root",
             "--config",
             str(config),
         ]

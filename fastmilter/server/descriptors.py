@@ -1,0 +1,67 @@
+"""How many connections the limit on open files allows (RLIMIT_NOFILE), and raising it.
+
+Each connection needs a descriptor. The master raises its soft limit to what its workers need, which inherit it; the
+hard limit is the administrator's, and not touched even by root.
+
+Errors: ``ConfigError``.
+"""
+
+import logging
+import resource
+from typing import Final
+
+from fastmilter.errors import ConfigError
+from fastmilter.server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 10_000
+"""The most connections of a worker unless told: SMTP sessions of a large gateway."""
+
+RESERVED: Final = 32
+"""What a worker keeps for itself and its filter: standard streams, the loop, log files, data bases."""
+
+_MASTER_OWN: Final = 64
+_MASTER_PER_WORKER: Final = 4  # the channel and the process, of two generations
+
+
+def connections_of_a_worker(settings: Settings, limit: int | None = None) -> int:
+    """Return the most connections that a worker may have; with "auto", as many as it has descriptors for.
+
+    ``limit``: descriptors of a process; default: the soft limit of this one.
+    """
+    if settings.max_connections_per_worker:
+        return settings.max_connections_per_worker
+    limit = _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) if limit is None else limit
+    return max(1, min(CONNECTIONS, limit - RESERVED - len(settings.listen)))
+
+
+def provide(settings: Settings) -> None:
+    """Raise the soft limit to what is needed; ``ConfigError`` if the hard limit is too low for what was asked for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = _finite(soft), _finite(hard)
+    connections = connections_of_a_worker(settings, hard)
+    needed = max(
+        connections + RESERVED + len(settings.listen),
+        _MASTER_OWN + _MASTER_PER_WORKER * settings.workers,
+    )
+    if settings.max_connections_per_worker and needed > hard:
+        raise ConfigError(
+            f"{connections} connections per worker need {needed} open files, and the hard limit is {hard}:"
+            f" raise it (LimitNOFILE= of systemd, ulimit -Hn) or lower --max-connections-per-worker"
+        )
+    if connections < CONNECTIONS and not settings.max_connections_per_worker:
+        log.warning(
+            "the hard limit of %d open files leaves each worker %d connections: raise it (LimitNOFILE=, ulimit -Hn)",
+            hard,
+            connections,
+        )
+    if soft < needed:
+        wanted = min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        log.debug("open files of each process: %d instead of %d", wanted, soft)
+
+
+def _finite(limit: int) -> int:
+    """Return a limit as a number that can be reckoned with."""
+    return 1 << 30 if limit == resource.RLIM_INFINITY else limit

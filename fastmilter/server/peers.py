@@ -1,0 +1,228 @@
+"""Who may connect: the rules, and the door of a worker that keeps them.
+
+A connection that is not allowed is closed right after it was accepted, before a byte of it is read. The kernel says who
+it is: the address of a TCP peer, the user that a unix socket's peer had when it connected (``SO_PEERCRED``). Where
+there are no rules there is no door, and nothing is asked.
+
+Errors: ``ConfigError`` for rules that cannot be read or kept.
+"""
+
+import ipaddress
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fastmilter.endpoints import EndpointKind
+from fastmilter.errors import ConfigError
+from fastmilter.server.privileges import user_number
+
+if TYPE_CHECKING:
+    from fastmilter.server.settings import Settings
+    from fastmilter.server.slots import Slots
+
+log = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+LOG_EVERY_S: Final = 1.0
+"""Of refusals a worker logs one in this time, and the number of the others."""
+
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
+_NOBODY_KNOWS: Final = 0xFFFFFFFF
+_TCP: Final = {EndpointKind.INET, EndpointKind.INET6}
+
+
+# Reading the options.
+
+
+def parse_networks(value: object) -> tuple[Network, ...]:
+    """Read addresses and networks.
+
+    >>> parse_networks(["192.0.2.0/28", "::1"])
+    (IPv4Network('192.0.2.0/28'), IPv6Network('::1/128'))
+    """
+    return tuple(_network(text) for text in _texts(value, "an address or a network, or a list of them"))
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no address or network: write 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"
+        ) from None
+    raise ConfigError(f"{text!r} is an address within a network: write {meant} or {text.partition('/')[0]}")
+
+
+def parse_users(value: object) -> tuple[int, ...]:
+    """Read names and numbers of users of this machine; return numbers."""
+    return tuple(user_number(text) for text in _texts(value, "the name or number of a user, or a list of them"))
+
+
+def _texts(value: object, form: str) -> Sequence[str]:
+    texts = [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) or type(text) is int for text in texts):
+        raise ConfigError(f"{value!r} will not do: write {form}")
+    return [str(text) for text in texts]
+
+
+# The rules.
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Who may connect; an empty tuple: everybody.
+
+    >>> rules = Rules(parse_networks("192.0.2.0/28"), ())
+    >>> rules.allow_address("192.0.2.15"), rules.allow_address("::ffff:192.0.2.16"), rules.allow_user(1000)
+    (True, False, True)
+    """
+
+    networks: tuple[Network, ...]
+    users: tuple[int, ...]
+
+    def allow_address(self, text: str) -> bool:
+        """Tell whether a TCP peer may connect; ``text`` as ``getpeername`` gives it."""
+        if not self.networks:
+            return True
+        address = address_of(text)
+        return any(address in network for network in self.networks)
+
+    def allow_user(self, uid: int) -> bool:
+        """Tell whether a user of this machine may connect to a unix socket."""
+        return not self.users or uid in self.users
+
+
+def address_of(text: str) -> Address:
+    """Return the address of a peer; IPv4 in IPv6 (of a socket that takes both) is IPv4, and zones do not count."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def warnings_about(settings: "Settings") -> Iterator[str]:
+    """Yield where more may connect than is likely meant, and rules that mean nothing."""
+    for address in settings.listen:
+        if address.is_abstract and not settings.allow_user:
+            yield f"everybody on this machine may connect to {address}, which has no permissions: see --allow-user"
+        elif address.kind in _TCP and address.host in (None, "0.0.0.0", "::") and not settings.allow:
+            yield f"everybody who reaches this machine may connect to {address}: see --allow"
+    kinds = {address.kind for address in settings.listen}
+    if settings.allow and kinds == {EndpointKind.UNIX}:
+        yield "--allow means nothing on unix sockets: see --allow-user"
+    if settings.allow_user and kinds <= _TCP:
+        yield "--allow-user means nothing on TCP: see --allow"
+
+
+# The door.
+
+
+class Door:
+    """Lets connections of a worker in or not, and counts those of each TCP peer where that is limited."""
+
+    def __init__(self, rules: Rules, most: int, slots: "Slots", slot: int, families: dict[int, int]) -> None:
+        """``most``: connections of a peer, 0: any number; ``families``: of the listeners, by descriptor."""
+        self._rules = rules
+        self._most = most
+        self._slots = slots
+        self._slot = slot
+        self._families = families
+        self._peers: dict[int, Address] = {}  # who is counted, by descriptor
+        self._refusals = LogLimit(lambda text: log.warning("%s", text), LOG_EVERY_S)
+
+    def admit(self, fd: int, listener: int, now: float) -> bool:
+        """Tell whether a connection that was just accepted may stay; if not, it is to be closed."""
+        family = self._families[listener]
+        peer = socket.socket(family, socket.SOCK_STREAM, fileno=fd)
+        try:
+            why = self._why_not_user(peer) if family == socket.AF_UNIX else self._why_not_address(peer, fd)
+        except OSError:
+            return False  # it has gone again, and nobody is told
+        finally:
+            peer.detach()
+        if why is not None:
+            self._refusals.add(f"connection refused before anything was read: {why} pid={os.getpid()}", now)
+        return why is None
+
+    def _why_not_user(self, peer: socket.socket) -> str | None:
+        if not self._rules.users:
+            return None
+        _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        uid &= _NOBODY_KNOWS
+        return None if self._rules.allow_user(uid) else f"user {uid} is none of --allow-user"
+
+    def _why_not_address(self, peer: socket.socket, fd: int) -> str | None:
+        text = peer.getpeername()[0]
+        if not self._rules.allow_address(text):
+            return f"{text} is in no network of --allow"
+        if self._most:
+            address = address_of(text)
+            if self._slots.peers.total(address, self._slots.active()) >= self._most:
+                return f"{text} has {self._most} connections (--max-connections-per-peer)"
+            self._slots.peers.add(self._slot, address, 1)
+            self._peers[fd] = address
+        return None
+
+    def leave(self, fd: int) -> None:
+        """Take note that a connection has ended."""
+        address = self._peers.pop(fd, None)
+        if address is not None:
+            self._slots.peers.add(self._slot, address, -1)
+
+    def on_time(self, now: float) -> None:
+        """Log what was left out, when its time has come; to be called every second or so."""
+        self._refusals.on_time(now)
+
+
+def open_door(settings: "Settings", slots: "Slots", slot: int, listeners: Sequence[socket.socket]) -> Door | None:
+    """Return the door of a worker, or ``None`` if everybody may come in."""
+    if not (settings.allow or settings.allow_user or settings.max_connections_per_peer):
+        return None
+    if settings.allow_user and not hasattr(socket, "SO_PEERCRED"):
+        raise ConfigError("--allow-user: this system does not tell who connects to a unix socket")
+    families = {listener.fileno(): int(listener.family) for listener in listeners}
+    rules = Rules(settings.allow, settings.allow_user)
+    return Door(rules, settings.max_connections_per_peer, slots, slot, families)
+
+
+class LogLimit:
+    """Lets a line through once in ``every_s`` seconds, and says how many more there were.
+
+    >>> said = []
+    >>> limit = LogLimit(said.append, 1.0)
+    >>> for now in (10.0, 10.1, 10.2): limit.add("refused", now)
+    >>> limit.on_time(11.5); said
+    ['refused', 'refused (1 more like it)']
+    """
+
+    def __init__(self, say: Callable[[str], None], every_s: float) -> None:
+        """``say`` writes a line."""
+        self._say = say
+        self._every_s = every_s
+        self._next = float("-inf")
+        self._waiting: list[str] = []  # the last line that was left out
+        self._left_out = 0
+
+    def add(self, text: str, now: float) -> None:
+        """Say ``text`` now or later, or count it."""
+        self._waiting = [text]
+        self._left_out += 1
+        self.on_time(now)
+
+    def on_time(self, now: float) -> None:
+        """Say what waits if its time has come."""
+        if not self._waiting or now < self._next:
+            return
+        more = self._left_out - 1
+        self._say(self._waiting.pop() + (f" ({more} more like it)" if more else ""))
+        self._left_out = 0
+        self._next = now + self._every_s
