@@ -12,8 +12,10 @@ cdef class Counted(Conversation):
     cdef Tally _tally
     cdef double _call_began
 
-    @cython.locals(tally=Tally, began=double)
+    cdef object count_in(self, Tally tally)
     cpdef object invoke(self)
+    @cython.locals(began=double)
+    cdef object _timed(self)
     cpdef object begin_timing(self)
     cpdef object end_timing(self)
     cdef object _conclude(self, verdict)

@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
-from fastmilter.conversation import Conversation, Host
-from fastmilter.plan import Plan
+from fastmilter.conversation import Conversation
 from fastmilter.replies import Verdict, VerdictKind
 from fastmilter.server.counters import MOST_GUARDS, MOST_SHOWN, GuardState, Tally
 
@@ -22,23 +21,23 @@ _STATES: Final = {state.name.lower().replace("_", "-"): state for state in Guard
 
 
 class Counted(Conversation):
-    """A conversation whose callbacks and verdicts are counted in ``tally``."""
+    """A conversation whose callbacks and verdicts are counted."""
 
-    def __init__(self, plan: Plan, host: Host, tally: Tally) -> None:
-        super().__init__(plan, host)
+    def count_in(self, tally: Tally) -> None:
+        """Count in ``tally`` from now on; to be called at once (a constructor of its own would cost more)."""
         self._tally = tally
         self._call_began = 0.0
 
     def invoke(self) -> Any:
         """Run what is to be run, and take its time if that is wanted."""
-        tally = self._tally
-        if not tally.timed:
-            return Conversation.invoke(self)
+        return self._timed() if self._tally.timed else Conversation.invoke(self)
+
+    def _timed(self) -> Any:
         began = time.monotonic()
         try:
             return Conversation.invoke(self)
         finally:
-            tally.observe(self.callback, time.monotonic() - began)
+            self._tally.observe(self.callback, time.monotonic() - began)
 
     def begin_timing(self) -> None:
         """Take the time of a call that runs beside the loop."""

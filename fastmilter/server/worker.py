@@ -92,7 +92,8 @@ class Link(Counted):
     """A conversation with its socket."""
 
     def __init__(self, plan: Plan, host: Host, tally: Tally, stream: Stream, now: float) -> None:
-        super().__init__(plan, host, tally)
+        super().__init__(plan, host)
+        self.count_in(tally)
         self.stream = stream
         self.fd = stream.fileno()
         self.last_read = now
