@@ -29,7 +29,7 @@ SOAK ?= --seconds 60
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo soak test pytest mta milters backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo soak test pytest mta milters promtool backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -65,7 +65,7 @@ build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in i
 demo: build ## Run a filter on a loopback port, play a message through it, show what it did
 	$(RUN) examples/demo.py
 
-test: lint typing mta milters backends pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
+test: lint typing mta milters promtool backends pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
 
 pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
@@ -76,6 +76,9 @@ mta: ## Install Postfix and Sendmail for the tests (Debian, as root); does nothi
 
 milters: ## Install OpenDKIM, OpenDMARC, libmilter and pymilter for the tests (Debian, as root)
 	tests/milters/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real milters will be skipped."; }
+
+promtool: ## Get Prometheus's promtool for the tests of metrics, dashboard and alert rules (Debian)
+	tests/monitoring/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with promtool will be skipped."; }
 
 backends: ## Install clamd and the Redis server for the tests of the examples (Debian, as root)
 	tests/examples/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real back-ends will be skipped."; }

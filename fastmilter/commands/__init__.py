@@ -35,6 +35,12 @@ exit status:
 
 SUBCOMMANDS: Final = {
     "serve": "run a filter as a server",
+    "status": "show what a server is doing",
+    "top": "show what a server is doing, live",
+    "reload": "have a server read code and configuration again",
+    "scale": "change the number of workers of a server",
+    "stop": "have a server finish what it serves, and leave",
+    "reopen-logs": "have a server open its log file anew",
     "check": "play a message through a filter and show what becomes of it",
     "tap": "stand between MTA and milter and record what they say",
     "decode": "print a recording, or a stream of bytes, packet by packet",
@@ -76,6 +82,25 @@ class LogFormat(logging.Formatter):
         return super().format(record)
 
 
+class JsonFormat(LogFormat):
+    """``{"time": "...", "level": "warning", "logger": "fastmilter.server.worker", "message": "...", "pid": 4711}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record; the traceback of an exception is in it as ``exception``."""
+        import json  # here: most servers do without
+
+        fields: dict[str, object] = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
 def open_standard_descriptors() -> None:
     """Open what is closed of descriptors 0 to 2: a socket that got one of them would be written to by ``print``."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -87,10 +112,10 @@ def open_standard_descriptors() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the life of the process
 
 
-def set_up_logging(level: str) -> None:
+def set_up_logging(level: str, *, as_json: bool = False) -> None:
     """Write log records of ``level`` and above to standard error; only commands do that, the library never."""
     handler = PatientHandler(sys.stderr)
-    handler.setFormatter(LogFormat())
+    handler.setFormatter(JsonFormat() if as_json else LogFormat())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
@@ -138,7 +163,7 @@ def _run(words: list[str]) -> int:
             allow_abbrev=False,
         )
         if words and words[0] == name:
-            modules[name] = importlib.import_module(f"fastmilter.commands.{name}")
+            modules[name] = importlib.import_module(f"fastmilter.commands.{name.replace('-', '_')}")
             modules[name].add_arguments(parsers[name])
     try:
         parsed, unknown = parser.parse_known_args(words)

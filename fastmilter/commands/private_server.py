@@ -50,6 +50,7 @@ def serving(target: Target, config: str | None) -> Iterator[str]:
 
 def _start(target: Target, config: str | None, listener: int, lifeline: int) -> "subprocess.Popen[bytes]":
     switches = [f"--listen=fd:{listener}", "--workers=1", "--log-level=warning", f"--ready-timeout={READY_S:.0f}"]
+    switches += ["--metrics=none", "--control=none", "--log-file=-"]  # those of the real server, perhaps
     switches += ["--allow-root"]  # whoever checks a filter by hand runs it as himself
     switches += [f"--config={config}"] if config else []
     command = [sys.executable, "-m", "fastmilter", "serve", *switches, f"--lifeline={lifeline}", "--", str(target)]

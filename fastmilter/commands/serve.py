@@ -9,7 +9,7 @@ from typing import Final
 
 from fastmilter.commands import EXIT_OK, set_up_logging
 from fastmilter.commands.options import add_options
-from fastmilter.endpoints import EndpointKind
+from fastmilter.endpoints import Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.plan import build_options, describe
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
@@ -26,7 +26,11 @@ signals to the master:
   QUIT        stop now
   HUP         reload: new workers with the code and the configuration of now, then the old ones leave
   TTIN, TTOU  one worker more, one less
+  USR1        open the log file anew
 """
+
+PROBE_S: Final = 1.0
+"""How long making a connection may take for /healthz, and as long again the negotiation."""
 
 _WARNING: Final = "warning: "
 
@@ -46,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def read() -> Settings:
         settings = load_settings(command_line, os.environ)
-        set_up_logging(settings.log_level)
+        set_up_logging(settings.log_level, as_json=settings.log_format == "json")
         if not settings.check_config:
             for warning in settings.warnings:
                 log.warning("%s", warning)
@@ -58,7 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
             print(line)
         return EXIT_OK
     faulthandler.enable()  # a crash in compiled code leaves a traceback too; inherited by the workers
-    return Supervisor(settings, make_worker, reread=read, lifeline=arguments.lifeline).run()
+    return Supervisor(settings, make_worker, reread=read, lifeline=arguments.lifeline, probe=negotiate_with).run()
+
+
+def negotiate_with(address: Endpoint) -> None:
+    """Negotiate with a server on this machine as an MTA does; raises what went wrong."""
+    from fastmilter.client import Client, Timeouts  # here: only the monitor needs it
+
+    where = parse_endpoint(spelling_for_postfix(address))
+    with Client(where, timeouts=Timeouts(connect=PROBE_S, command=PROBE_S)):
+        pass
 
 
 def check(settings: Settings) -> Iterator[str]:

@@ -24,6 +24,7 @@ from typing import Any, Final
 from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME
 from fastmilter.replies import Verdict
+from fastmilter.server.counters import Gauge
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.waiting import (
@@ -138,6 +139,11 @@ class AsyncWorker(WaitingWorker):
         if self._timer is not None:
             self._timer.cancel()
         self._close_logs()
+
+    def _publish_runners(self, running: int) -> None:
+        self._tally.set(Gauge.TASKS, running)
+        if self._threads is not None:
+            self._tally.set(Gauge.THREADS, self._settings.threads)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

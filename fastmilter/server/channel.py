@@ -1,11 +1,14 @@
-"""What the master and a worker say to each other, over one socket pair per worker.
+"""What the master and its children say to each other, over one socket pair per child.
 
 Every message is one fixed-size packet with a mark in front, so that a stray byte is noticed. What is not understood is
 ignored: a worker may be of another version than its master (upgrade in place). The end of the stream says that the
 other process is gone, however it went; nothing else is needed to notice the death of a master, SIGKILL included.
 
-Down: ``Drain`` and ``StopNow``. Up: ``Ready`` and ``Retire``. Pure functions and one small buffer; ``send`` and
-``receive`` are the only ones that touch a socket, and neither ever waits.
+Down to a worker: ``Drain``, ``StopNow``, ``ReopenLogs``; up: ``Ready``, ``Retire``. Down to the monitor: ``News``,
+``ReopenLogs``; up, as orders of an administrator: ``Reload``, ``Stop``, ``StopNow``, ``Scale``, ``ReopenLogs``.
+
+Pure functions and one small buffer; ``send`` and ``receive`` are the only ones that touch a socket, and neither ever
+waits.
 """
 
 import math
@@ -24,7 +27,12 @@ PACKET_BYTES: Final = _PACKET.size
 MAX_LIMIT_S: Final = 10 * 86400.0
 """Longest limit of a drain, in seconds; a packet with a longer one is not from us."""
 
+MOST_SCALED: Final = 1 << 16
+"""Largest number in a ``Scale``; how many workers there may be is not decided here."""
+
 _RECEIVE_BYTES: Final = 64 * PACKET_BYTES
+_MOST_READS: Final = 2
+"""How often one ``receive`` reads at most: who never stops sending must not keep its reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +59,51 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class StopNow:
-    """Master to worker: close every connection and leave at once."""
+    """Master to worker: close every connection and leave at once. Monitor to master: have all do so."""
 
 
-Message = Ready | Retire | Drain | StopNow
+@dataclass(frozen=True, slots=True)
+class ReopenLogs:
+    """Master to all: open the log file anew. Monitor to master: have all do so."""
 
-_READY: Final = 1
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Master to monitor: something that it may wait for has changed; the counters say what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Monitor to master: what HUP does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Monitor to master: what TERM does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Monitor to master: have so many workers."""
+
+    workers: int
+
+
+Message = Ready | Retire | Drain | StopNow | ReopenLogs | News | Reload | Stop | Scale
+
 _DRAIN: Final = 2
-_STOP_NOW: Final = 3
-_RETIRE: Final = 4
+_SCALE: Final = 7
+_BARE: Final[dict[int, Message]] = {
+    1: Ready(),
+    3: StopNow(),
+    4: Retire(),
+    5: ReopenLogs(),
+    6: News(),
+    8: Reload(),
+    9: Stop(),
+}
+"""The messages that say no more than what they are."""
+_BARE_KINDS: Final = {message: kind for kind, message in _BARE.items()}
 
 
 def encode(message: Message) -> bytes:
@@ -69,16 +113,15 @@ def encode(message: Message) -> bytes:
     Drain(limits=(20.0, 40.0, 60.0))
     """
     match message:
-        case Ready():
-            return _PACKET.pack(_MARK, _READY, *_NO_LIMITS)
-        case Retire():
-            return _PACKET.pack(_MARK, _RETIRE, *_NO_LIMITS)
-        case StopNow():
-            return _PACKET.pack(_MARK, _STOP_NOW, *_NO_LIMITS)
+        case Scale(workers):
+            if not 0 < workers <= MOST_SCALED:
+                raise ValueError(f"a number of workers is from 1 to {MOST_SCALED}: {workers}")
+            return _PACKET.pack(_MARK, _SCALE, float(workers), *_NO_LIMITS[1:])
         case Drain(limits):
             if not _plausible(limits):
                 raise ValueError(f"limits of a drain must rise from 0 to at most {MAX_LIMIT_S:.0f} s: {limits}")
             return _PACKET.pack(_MARK, _DRAIN, *limits)
+    return _PACKET.pack(_MARK, _BARE_KINDS[message], *_NO_LIMITS)
 
 
 def decode(packet: bytes) -> Message | None:
@@ -88,15 +131,11 @@ def decode(packet: bytes) -> Message | None:
     mark, kind, *limits = _PACKET.unpack(packet)
     if mark != _MARK:
         return None
-    if kind == _READY:
-        return Ready()
-    if kind == _STOP_NOW:
-        return StopNow()
-    if kind == _RETIRE:
-        return Retire()
-    if kind == _DRAIN and _plausible((limits[0], limits[1], limits[2])):
-        return Drain((limits[0], limits[1], limits[2]))
-    return None
+    if kind == _DRAIN:
+        return Drain((limits[0], limits[1], limits[2])) if _plausible((limits[0], limits[1], limits[2])) else None
+    if kind == _SCALE:
+        return Scale(int(limits[0])) if 0 < limits[0] <= MOST_SCALED and limits[0].is_integer() else None
+    return _BARE.get(kind)
 
 
 def _plausible(limits: tuple[float, float, float]) -> bool:
@@ -138,9 +177,9 @@ def send(channel: socket.socket, message: Message) -> bool:
 
 
 def receive(channel: socket.socket, reader: Reader) -> tuple[list[Message], bool]:
-    """Read what is there without waiting; return the messages, and whether the other side is gone."""
+    """Read what is there without waiting, a reasonable part at least; return it, and whether the other side is gone."""
     messages: list[Message] = []
-    while True:
+    for _ in range(_MOST_READS):
         try:
             data = channel.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -150,3 +189,4 @@ def receive(channel: socket.socket, reader: Reader) -> tuple[list[Message], bool
         if not data:
             return messages, True
         messages += reader.feed(data)
+    return messages, False

@@ -21,6 +21,7 @@ from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.guard import give_up_thread
 from fastmilter.replies import Verdict
+from fastmilter.server.counters import Gauge
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.waiting import LATE, Job, WaitingWorker, stack_of
@@ -116,6 +117,10 @@ class ThreadedWorker(WaitingWorker):
 
     def _stack(self, job: Job) -> str:
         return stack_of(job.runner)
+
+    def _publish_runners(self, running: int) -> None:
+        self._tally.set(Gauge.THREADS, self._threads)
+        self._tally.set(Gauge.THREADS_BUSY, running)
 
     # -- the threads' side ---------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from fastmilter.negotiation import END_OF_MESSAGE
 from fastmilter.plan import Plan
 from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
+from fastmilter.server.counters import Tally
 from fastmilter.server.read_ahead import ReadAhead
 from fastmilter.server.worker import Link
 from fastmilter.session import Phase
@@ -35,9 +36,9 @@ _DROPPING: Final = _ENDING | sum(1 << ord(letter) - ord("A") for letter in "AMH"
 class WaitingLink(Link):
     """A conversation with its socket, whose callbacks are waited for."""
 
-    def __init__(self, plan: Plan, host: Host, stream: Stream, now: float) -> None:
+    def __init__(self, plan: Plan, host: Host, tally: Tally, stream: Stream, now: float) -> None:
         """Begin a connection that was accepted ``now``."""
-        super().__init__(plan, host, stream, now)
+        super().__init__(plan, host, tally, stream, now)
         self.job: Any = None
         """What runs for this connection, or waits to; while there is one, the conversation is its own."""
         self.context: Any = None
@@ -109,6 +110,11 @@ class WaitingLink(Link):
             self.ahead = None
         return data
 
+    @property
+    def read_ahead(self) -> int:
+        """How many bytes are kept."""
+        return 0 if self.ahead is None else self.ahead.size
+
     def progress(self) -> bool:
         """Tell the MTA that work goes on, if it takes that now and is not answered already."""
         return not self.is_stuck and Link.progress(self)
@@ -117,6 +123,7 @@ class WaitingLink(Link):
 
     def take_call(self) -> Any:
         """Return what is to be run, a function without arguments: ``invoke`` for whoever does not own this object."""
+        self.begin_timing()
         if self._purpose == _MAKE:
             return self.plan.filter_class
         arguments, self._arguments = self._arguments, ()
@@ -130,6 +137,7 @@ class WaitingLink(Link):
 
     def take_outcome(self, result: Any, error: BaseException | None) -> bool:
         """Take what a call returned or raised, in time; tell whether there is another."""
+        self.end_timing()
         if self.is_dropped and self.session.in_message and self._is_for_step():
             self.drop()
         elif error is None:
@@ -191,6 +199,8 @@ class WaitingLink(Link):
 
     def _give_up_call(self, is_running: bool) -> int:
         """Let go of the call in work; return its purpose. What is still to be called waits for it to come back."""
+        if is_running:
+            self.end_timing()
         purpose = self._purpose
         is_notice = self.is_noticing
         todo = self._todo or []

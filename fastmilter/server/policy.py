@@ -30,11 +30,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-EXIT_OK: Final = 0
-EXIT_SOFTWARE: Final = 70
-"""A bug (EX_SOFTWARE of sysexits.h)."""
-EXIT_CONFIG: Final = 78
-"""Something in the configuration or the filter cannot work (EX_CONFIG)."""
+from fastmilter.server.ends import EXIT_CONFIG, EXIT_OK, EXIT_SOFTWARE, how, was_killed
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_LONGEST_S: Final = 60.0
@@ -48,11 +44,6 @@ KILL_GRACE_S: Final = 5.0
 DRAIN_GRACE_S: Final = 10.0
 """What a draining worker gets beyond its last limit: it spends some of it on messages that are past DATA."""
 MOST_WORKERS: Final = 1024
-
-_CRASHES: Final = frozenset(
-    -number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS)
-)
-"""Deaths by a signal that a program brings upon itself; other signals were sent by somebody."""
 
 
 # What to do.
@@ -223,6 +214,21 @@ class Policy:
         """The number of the newest generation."""
         return self._last_generation
 
+    @property
+    def generation(self) -> int:
+        """The number of the generation that serves."""
+        return self._current.generation
+
+    @property
+    def proven(self) -> bool:
+        """Whether a worker of the generation that serves ever became ready."""
+        return self._current.proven
+
+    @property
+    def changing(self) -> bool:
+        """Whether a reload is under way, or remembered."""
+        return self._next is not None or self._reload_asked
+
     # -- what happened -------------------------------------------------------------------------------------------
 
     def start(self) -> list[Action]:
@@ -265,10 +271,10 @@ class Policy:
         elif record.retiring and any(other.number == record.number for other in self._members(generation)):
             pass  # its successor is on the way
         elif not generation.proven and generation is self._current:
-            self._say(logging.ERROR, f"no worker became ready: {_how(status)}")
+            self._say(logging.ERROR, f"no worker became ready: {how(status)}")
             self._begin_stop(EXIT_CONFIG if status == EXIT_CONFIG else EXIT_SOFTWARE)
-        elif generation is self._next and (not record.was_ready or not _was_killed(status)):
-            self._abort_reload(f"worker {record.number} of the new generation {_how(status)}")
+        elif generation is self._next and (not record.was_ready or not was_killed(status)):
+            self._abort_reload(f"worker {record.number} of the new generation {how(status)}")
         else:
             self._replace(generation, record, status)
         self._consider_reload()
@@ -330,11 +336,15 @@ class Policy:
 
     def on_more(self) -> list[Action]:
         """TTIN: one worker more."""
-        return self._scale(+1)
+        return self._scale(self.wanted + 1)
 
     def on_fewer(self) -> list[Action]:
         """TTOU: one worker less, but never the last one."""
-        return self._scale(-1)
+        return self._scale(self.wanted - 1)
+
+    def on_scale(self, workers: int) -> list[Action]:
+        """Have so many workers."""
+        return self._scale(workers)
 
     def begin_reload(self, workers: int, limits: Limits) -> list[Action]:
         """Start the new generation, after ``PrepareReload``."""
@@ -456,10 +466,10 @@ class Policy:
         number, now = record.number, self._clock()
         if status == EXIT_CONFIG:
             generation.given_up.add(number)
-            self._say(logging.ERROR, f"worker {number} {_how(status)}: not replaced before the next reload")
+            self._say(logging.ERROR, f"worker {number} {how(status)}: not replaced before the next reload")
         else:
             healthy = record.was_ready and now - record.ready_at >= HEALTHY_AFTER_S
-            if healthy or (record.was_ready and _was_killed(status)):
+            if healthy or (record.was_ready and was_killed(status)):
                 failures = 0 if healthy else generation.failures.get(number, 0)
                 delay = 0.0
             else:
@@ -472,7 +482,7 @@ class Policy:
         if number in generation.missing:
             wait = generation.missing[number] - now
             when = f"in {wait:.1f} s" if wait > 0 else "now"
-            self._say(logging.WARNING, f"worker {number} {_how(status)}: starting another {when}")
+            self._say(logging.WARNING, f"worker {number} {how(status)}: starting another {when}")
             if wait <= 0:
                 self._spawn(generation, number)
         self._consider_giving_up()
@@ -515,8 +525,7 @@ class Policy:
         generation = self._generation_of(record)
         return (generation or self._current).limits.ready
 
-    def _scale(self, step: int) -> list[Action]:
-        wanted = self.wanted + step
+    def _scale(self, wanted: int) -> list[Action]:
         if self._stopping or not 1 <= wanted <= MOST_WORKERS:
             self._say(logging.INFO, f"the number of workers stays {self.wanted}")
             return self._take()
@@ -571,24 +580,3 @@ class Policy:
         if self._stopping and not self._workers and not self._left:
             self._left = True
             self._actions.append(Leave(self._status))
-
-
-def _was_killed(status: int) -> bool:
-    """Tell whether somebody else ended the process: it is no fault of the program."""
-    return status < 0 and status not in _CRASHES
-
-
-def _how(status: int) -> str:
-    """Say how a process ended.
-
-    >>> _how(-9), _how(78), _how(1)
-    ('died of SIGKILL', 'could not use the configuration', 'ended with status 1')
-    """
-    if status == EXIT_CONFIG:
-        return "could not use the configuration"
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"died of {signal.Signals(-status).name}"
-    except ValueError:
-        return f"died of signal {-status}"

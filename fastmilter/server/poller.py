@@ -2,6 +2,7 @@
 
 import select
 import selectors
+from collections.abc import Iterable
 
 from fastmilter.server._sockets import Epoll, Poller
 
@@ -36,6 +37,14 @@ class _SelectorPoller(Poller):
 
     def close(self) -> None:
         self._selector.close()
+
+
+def has_something_to_accept(listeners: Iterable[int]) -> bool:
+    """Tell whether a connection waits at one of these listening sockets."""
+    poll = select.poll()
+    for fd in listeners:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def best_poller() -> Poller:

@@ -22,6 +22,7 @@ from fastmilter.server.listen import BACKLOG
 from fastmilter.server.load import Target, parse_target
 from fastmilter.server.numbers import parse_backlog, parse_limit, parse_limit_or_auto, parse_number, whole_number
 from fastmilter.server.peers import Network, parse_networks, parse_users
+from fastmilter.server.places import AUTO, control_path, parse_control, parse_metrics
 
 ENVIRONMENT_PREFIX: Final = "FASTMILTER_"
 FILTER_TABLE: Final = "filter"
@@ -30,6 +31,7 @@ MAX_WORKERS: Final = 1024
 MAX_THREADS: Final = 4096
 _MAX_DURATION_S: Final = 7 * 86400.0
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_LOG_FORMATS: Final = ("plain", "json")
 
 
 class UsageError(ConfigError):
@@ -120,6 +122,12 @@ def _parse_log_level(value: object) -> str:
     if isinstance(value, str) and value.lower() in _LOG_LEVELS:
         return value.lower()
     raise ConfigError(f"{value!r} will not do: write {', '.join(_LOG_LEVELS[:-1])} or {_LOG_LEVELS[-1]}")
+
+
+def _parse_log_format(value: object) -> str:
+    if isinstance(value, str) and value.lower() in _LOG_FORMATS:
+        return value.lower()
+    raise ConfigError(f"{value!r} will not do: write {' or '.join(_LOG_FORMATS)}")
 
 
 def _parse_name(value: object) -> str:
@@ -293,6 +301,30 @@ OPTIONS: Final = (
         "write a line for each message that has its verdict, or is dropped before one, whatever the log level",
         flag=True,
     ),
+    Option("log_format", _parse_log_format, "plain", "plain|json", "write lines for people, or a JSON object a line"),
+    Option(
+        "log_file",
+        _parse_path,
+        None,
+        "FILE",
+        "write everything that would be on standard error to the end of this file, which USR1 opens anew; -: do not",
+    ),
+    Option(
+        "metrics",
+        parse_metrics,
+        None,
+        "HOST:PORT",
+        "serve numbers for Prometheus at /metrics, and /healthz and /readyz, by HTTP to whoever can connect here; none:"
+        " do not",
+    ),
+    Option(
+        "control",
+        parse_control,
+        "auto",
+        "PATH",
+        "the unix socket for fastmilter status, top, reload, stop, scale and reopen-logs; auto: control in the"
+        " $RUNTIME_DIRECTORY that systemd gives a service, else none; none: there is none",
+    ),
     Option(
         "slow_callback",
         parse_duration,
@@ -363,6 +395,11 @@ class Settings:
     check_config: bool
     log_level: str
     log_messages: bool
+    log_format: str
+    log_file: str | None
+    metrics: Endpoint | None
+    control: str | None
+    """The path of the control socket."""
     slow_callback: float
     kill_hung: float | None
     ready_timeout: float
@@ -373,8 +410,20 @@ class Settings:
     drain_reload: tuple[float, float, float]
     filter_options: Mapping[str, Any] = field(default_factory=dict)
     """The ``[filter]`` table: what ``worker_started`` gets."""
+    control_is_asked: bool = True
+    """Whether somebody named the control socket: if not, the server starts without it where it cannot be had."""
     warnings: tuple[str, ...] = ()
     """What was odd in the environment or the file, but no error."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the time of callbacks is taken: somebody collects it."""
+        return self.metrics is not None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody may look at what is in flight."""
+        return self.metrics is not None or self.control is not None
 
 
 def load_settings(command_line: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
@@ -404,8 +453,11 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
             values[option.name] = option.parse(option.default) if option.default is not None else missing
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
+    asked = values["control"]
+    values["control"] = control_path(asked, environment)
     return Settings(
         **values,
+        control_is_asked=asked != AUTO,
         filter_options={**filter_options, **_filter_options_from(environment)},
         warnings=tuple(_odd_variables(environment)),
     )

@@ -22,8 +22,10 @@ MASTER_SIGNALS: Final = (
     signal.SIGHUP,
     signal.SIGTTIN,
     signal.SIGTTOU,
+    signal.SIGUSR1,
 )
-"""What a master understands: drain and stop (twice: now), the same, stop now, reload, one worker more, one less."""
+"""What a master understands: drain and stop (twice: now), the same, stop now, reload, one worker more, one less,
+open the log file anew."""
 
 _READ_BYTES: Final = 4096
 

@@ -11,6 +11,7 @@ cdef Py_ssize_t _CALLS, _CALLBACK, _STACKS, _QUEUE_ID
 cdef class Slots:
     cdef readonly Py_ssize_t count
     cdef readonly object bell
+    cdef readonly object counters
     cdef readonly object peers
     cdef object _map
     cdef uint64_t[::1] _words

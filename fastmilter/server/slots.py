@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from fastmilter.plan import CALLBACKS
+from fastmilter.server.counters import Counters
 from fastmilter.server.peer_counts import PeerCounts
 
 CAPACITY: Final = 4096
@@ -68,6 +69,8 @@ class Slots:
         view = memoryview(self._map)
         self._words = view.cast("Q")
         self._clocks = view.cast("d")
+        self.counters: Final = Counters(count)
+        """What the workers count, for whoever watches the server."""
         self.peers: Final = PeerCounts(count)
         """The connections of each peer, where they are limited."""
         self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
@@ -87,7 +90,8 @@ class Slots:
     # The master's, while no worker lives in the slot.
 
     def clear(self, slot: int) -> None:
-        """Empty a slot, before the birth or after the death of its worker."""
+        """Empty a slot, before the birth or after the death of its worker; what that one counted is kept."""
+        self.counters.retire(slot)
         for word in range(_WORDS_PER_SLOT):
             self._words[self._at(slot, word)] = 0
         self.peers.clear(slot)
@@ -168,6 +172,10 @@ class Slots:
     def heartbeat(self, slot: int) -> float:
         """Return when the loop of the worker last turned (``time.monotonic()``); 0.0 before and after its loop."""
         return self._clocks[self._at(slot, _HEARTBEAT)]
+
+    def in_use(self) -> int:
+        """Return how many slots, from the first, a worker has ever lived in."""
+        return self._words[0]
 
     def calls(self, slot: int) -> int:
         """Return the number of callbacks begun since the worker started: the same twice, it is in the same one."""

@@ -4,6 +4,8 @@ Everything that is decided is decided by ``Policy``; here it is done. There is o
 and ends of workers, until the next deadline of the policy. No thread, no code of the user, nothing else that could
 fail or leak lives in this process: whoever forks must be simple.
 
+Whoever wants to look, or to give orders from a command line, asks the monitor, a child of its own (``monitor_keeper``).
+
 ``_fork`` is the only place of the package that forks. The child never comes back from it: it ends in ``os._exit``, so
 no ``finally`` of the master runs twice.
 
@@ -21,13 +23,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn, Protocol
 
+from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, descriptors, policy, privileges, titles
+from fastmilter.server import channel, counters, descriptors, ends, policy, privileges, titles
 from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
+from fastmilter.server.log_file import open_log_file, reopen_log_file
+from fastmilter.server.monitor_keeper import MonitorKeeper, Windows, open_windows
 from fastmilter.server.path_lock import AddressInUse
 from fastmilter.server.peers import warnings_about
 from fastmilter.server.settings import Settings
@@ -43,6 +48,10 @@ BIND_AGAIN_S: Final = 0.25
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
+
+
+Probe = Callable[[Endpoint], None]
+"""Negotiates with a milter as an MTA would; raises what went wrong."""
 
 
 class Runnable(Protocol):
@@ -80,6 +89,7 @@ class _Setup:
 
     settings: Settings
     listeners: tuple[Listener, ...]
+    windows: Windows
     identity: privileges.Identity | None
     """Whom they become before the filter is imported; ``None``: who the master is."""
 
@@ -96,12 +106,14 @@ class Supervisor:
         load: Callable[[Target], Any] = load_filter,
         lifeline: int | None = None,
         pidfds: bool = True,
+        probe: Probe | None = None,
     ) -> None:
         """Prepare a server; nothing is opened before ``run``.
 
         ``reread`` gives the settings for a reload. ``load`` imports the filter, in the worker. ``lifeline`` is a
         descriptor whose end of file means that whoever started this server is gone. Without ``pidfds`` the ends of
-        workers are learnt from SIGCHLD, as on systems that have no pidfd.
+        workers are learnt from SIGCHLD, as on systems that have no pidfd. ``probe`` is how the monitor finds out
+        whether the server answers; without one it does not say.
         """
         self._settings = settings
         self._worker_class = worker_class
@@ -114,6 +126,9 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._setups: dict[int, _Setup] = {}
         self._status: int | None = None
+        self._probe = probe
+        self._failure = ""  # what a worker said of its end, while that is looked at
+        self._keeper = MonitorKeeper(lambda: self._fork(self._be_monitor), self._obey)
         self._policy = policy.Policy(
             settings.workers, _limits(settings), capacity=self._slots.count, clock=time.monotonic
         )
@@ -135,18 +150,19 @@ class Supervisor:
                 self._close_listeners()
                 for child in self._children.values():
                     child.link.close()  # to a worker that is still there, its master is gone
+                self._keeper.close()
         log.info("the server ends status=%d", self._status)
         return self._status
 
     def _begin(self) -> None:
         """Open the listeners and start the first workers; an address that is still in use is waited for."""
-        settings = self._settings
-        identity = _prepare(settings)
+        self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
+        settings, identity = self._settings, _prepare(self._settings)
         deadline = time.monotonic() + settings.bind_timeout
         waits = False
         while self._status is None:
             try:
-                listeners = self._open_listeners(settings)
+                self._setups[1] = self._new_setup(settings, identity)
             except AddressInUse as error:
                 if time.monotonic() >= deadline:
                     raise
@@ -155,8 +171,8 @@ class Supervisor:
                 waits = True
                 self._wait_to_bind(min(BIND_AGAIN_S, deadline - time.monotonic()))
                 continue
-            self._setups[1] = _Setup(settings, listeners, identity)
             self._do(self._policy.start())
+            self._keeper.begin(self._setups[1].windows, self._selector)
             return
 
     def _wait_to_bind(self, timeout_s: float) -> None:
@@ -166,14 +182,15 @@ class Supervisor:
                 self._on_lifeline()
             elif self._signals.take() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
                 log.info("stopping before anything was served")
-                self._status = policy.EXIT_OK
+                self._status = ends.EXIT_OK
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        deadlines = [at for at in (self._policy.next_deadline(), self._watchman.next_look()) if at is not None]
+        plans = (self._policy.next_deadline(), self._keeper.next_deadline(), self._watchman.next_look())
+        deadlines = [at for at in plans if at is not None]
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
         timeout = max(0.0, min(deadlines) - before) if deadlines else None
         events = self._selector.select(timeout)
@@ -184,6 +201,7 @@ class Supervisor:
         # News from workers come before orders from outside: a worker that became ready counts as ready.
         for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
             key.data()
+        self._keeper.on_time()
         self._do(self._policy.on_time())
         self._do(policy.Kill(worker) for worker in self._watchman.look())
 
@@ -192,11 +210,12 @@ class Supervisor:
         waiting = deque(actions)
         while waiting:
             waiting.extend(self._act(waiting.popleft()))
+        self._publish()
 
     def _act(self, action: policy.Action) -> list[policy.Action]:
         match action:
             case policy.Say(level, text):
-                log.log(level, "%s", text)
+                self._say(level, text)
             case policy.Spawn():
                 return self._spawn(action)
             case policy.SendDrain(worker, limits):
@@ -213,10 +232,32 @@ class Supervisor:
             case policy.PrepareReload():
                 return self._prepare_reload()
             case policy.EndReload(kept):
-                self._keep_setup(kept)
+                self._end_reload(kept)
             case policy.Leave(status):
                 self._status = status
         return []
+
+    def _say(self, level: int, text: str) -> None:
+        """Log a line; one that tells of trouble is shown by the monitor too, with what the worker said."""
+        log.log(level, "%s", text)
+        if level >= logging.ERROR:
+            text += f": {self._failure}" if self._failure else ""
+            self._slots.counters.set_error(text, time.time())
+
+    def _publish(self) -> None:
+        """Tell the monitor how things stand."""
+        shown, state = self._slots.counters, counters.State.SERVING
+        if self._policy.stopping:
+            state = counters.State.STOPPING
+        elif self._policy.changing:
+            state = counters.State.RELOADING
+        elif not self._policy.proven:
+            state = counters.State.STARTING
+        shown.set_of_server(counters.Of.STATE, state)
+        shown.set_of_server(counters.Of.GENERATION, self._policy.generation)
+        shown.set_of_server(counters.Of.WANTED, self._policy.wanted)
+        shown.set_of_server(counters.Of.MONITOR_STARTS, self._keeper.starts)
+        self._keeper.tell(channel.News())
 
     def _send(self, worker: int, message: channel.Message) -> None:
         child = self._children.get(worker)
@@ -231,6 +272,7 @@ class Supervisor:
         if signal.SIGCHLD in came:
             for child in [child for child in self._children.values() if child.pidfd < 0]:
                 self._reap(child)
+            self._keeper.on_child()
         if signal.SIGQUIT in came:
             self._do(self._policy.on_stop_now())
         if signal.SIGTERM in came or signal.SIGINT in came:
@@ -241,6 +283,32 @@ class Supervisor:
             self._do(self._policy.on_more())
         if signal.SIGTTOU in came:
             self._do(self._policy.on_fewer())
+        if signal.SIGUSR1 in came:
+            self._reopen_logs()
+
+    def _obey(self, messages: list[channel.Message]) -> None:
+        """Do what administrators ask for through the monitor; of several of a kind, the last."""
+        for message in {type(message): message for message in messages}.values():
+            match message:
+                case channel.StopNow():
+                    self._do(self._policy.on_stop_now())
+                case channel.Stop() if not self._policy.stopping:  # "now" has a word of its own here
+                    self._do(self._policy.on_stop())
+                case channel.Reload():
+                    self._do(self._policy.on_reload())
+                case channel.Scale(workers):
+                    self._do(self._policy.on_scale(workers))
+                case channel.ReopenLogs():
+                    self._reopen_logs()
+
+    def _reopen_logs(self) -> None:
+        """Open the log file anew, and have everybody do so."""
+        reopen_log_file(self._settings.log_file)
+        for worker in self._children:
+            self._send(worker, channel.ReopenLogs())
+        self._keeper.tell(channel.ReopenLogs())
+        self._slots.counters.add_of_server(counters.Of.REOPENED)
+        self._keeper.tell(channel.News())
 
     def _on_lifeline(self) -> None:
         assert self._lifeline is not None
@@ -272,7 +340,7 @@ class Supervisor:
         try:
             pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
         except ChildProcessError:  # somebody ignores SIGCHLD for us: it is gone, and nobody knows how
-            pid, wait_status = child.pid, policy.EXIT_SOFTWARE << 8
+            pid, wait_status = child.pid, ends.EXIT_SOFTWARE << 8
         if pid == 0 or child.worker not in self._children:
             return
         if not child.lost:
@@ -284,47 +352,74 @@ class Supervisor:
         if child.pidfd >= 0:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
+        self._failure = self._slots.counters.failure(child.slot)
         self._watchman.remove(child.worker)
         if self._slots.pid(child.slot) == child.pid:
             self._slots.clear(child.slot)
         status = os.waitstatus_to_exitcode(wait_status)
+        self._slots.counters.add_of_server(counters.Of.DRAINED + counters.ENDS.index(ends.kind_of_end(status)))
         log.info("worker %d ended pid=%d generation=%d status=%d", child.number, child.pid, child.generation, status)
         self._do(self._policy.on_exit(child.worker, status))
+        self._failure = ""
 
     # -- generations ---------------------------------------------------------------------------------------------
 
     def _prepare_reload(self) -> list[policy.Action]:
         """Read the settings again and open what is new; nothing changes if that fails."""
         former = self._settings
-        known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
         try:
-            settings = self._reread()
-            identity = _prepare(settings)
-            listeners = self._open_listeners(settings)
+            setup = self._new_setup(settings := self._reread(), _prepare(settings))
         except ConfigError as error:
-            log.error("reload failed, the old workers stay: %s", error)
+            self._say(logging.ERROR, f"reload failed, the old workers stay: {error}")
+            self._slots.counters.add_of_server(counters.Of.FAILED_RELOADS)
             return []
         # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
         workers = settings.workers if settings.workers != former.workers else self._policy.wanted
         actions = self._policy.begin_reload(workers, _limits(settings))
         if not actions:
-            for listener in listeners:
-                if id(listener) not in known:
-                    listener.close()
+            self._close_new(setup)
             return []
-        self._setups[self._policy.newest] = _Setup(settings, listeners, identity)
+        self._setups[self._policy.newest] = setup
         return actions
 
-    def _keep_setup(self, generation: int) -> None:
+    def _end_reload(self, generation: int) -> None:
         """Let go of what only other generations needed."""
-        kept = self._setups[generation]
+        kept, shown = self._setups[generation], self._slots.counters
+        is_new = generation == self._policy.newest
+        self._publish()  # before the count: who waits for that finds the generation that serves
+        shown.add_of_server(counters.Of.RELOADS if is_new else counters.Of.FAILED_RELOADS)
+        shown.set_time(counters.Of.RELOADED_AT, time.time())
         for setup in self._setups.values():
-            for listener in setup.listeners:
-                if listener not in kept.listeners:
+            for listener in (*setup.listeners, *setup.windows.listeners):
+                if listener not in (*kept.listeners, *kept.windows.listeners):
                     listener.close()
         self._setups = {generation: kept}
         self._settings = kept.settings
         titles.master_title(kept.settings.target.name)
+        self._keeper.tell(channel.News())
+        if is_new:
+            self._keeper.change(kept.windows)
+
+    def _new_setup(self, settings: Settings, identity: privileges.Identity | None) -> _Setup:
+        """Open what the settings ask for; ``ConfigError`` if that cannot be done.
+
+        The log file comes last: until a server listens, what hinders it is said where it was started.
+        """
+        setup = _Setup(settings, self._open_listeners(settings), Windows(), identity)
+        try:
+            setup = replace(setup, windows=open_windows(settings, self._keeper.windows))
+            open_log_file(settings.log_file)
+        except ConfigError:
+            self._close_new(setup)
+            raise
+        return setup
+
+    def _close_new(self, setup: _Setup) -> None:
+        """Close what was opened for a setup that is not to be."""
+        known = [each for other in self._setups.values() for each in (*other.listeners, *other.windows.listeners)]
+        for listener in (*setup.listeners, *setup.windows.listeners):
+            if listener not in known:
+                listener.close()
 
     def _open_listeners(self, settings: Settings) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
@@ -357,81 +452,103 @@ class Supervisor:
     # -- birth ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+        self._slots.clear(spawn.slot)
         pipe = None
         try:
-            pipe = StackPipe()
-            child = self._fork(spawn, pipe)
+            made = pipe = StackPipe()
+            pid, link, pidfd = self._fork(lambda own_end: self._be_worker(spawn, own_end, made))
         except OSError as error:
             if pipe is not None:
                 pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
-            return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
+            return self._policy.on_exit(spawn.worker, ends.EXIT_SOFTWARE)
+        child = _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, link, pidfd)
         self._children[spawn.worker] = child
         self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
         if child.pidfd >= 0:
             self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        pipe.be_master()
         settings = self._setups[spawn.generation].settings
         self._watchman.add(
             child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
         )
+        self._slots.counters.add_of_server(counters.Of.STARTS)
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
 
-    def _fork(self, spawn: policy.Spawn, pipe: StackPipe) -> _Child:
-        """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
+    def _fork(self, be: Callable[[socket.socket], int]) -> tuple[int, socket.socket, int]:
+        """Fork a child that runs ``be``; return its pid, our end of its channel, and its pidfd (-1: there is none).
+
+        Signals are held back until each of the two processes has its own handlers in order.
+        """
         ours, theirs = channel.open_channel()
-        self._slots.clear(spawn.slot)
         _flush()  # what is buffered would be written by both
         try:
             with self._signals.blocked():
                 pid = os.fork()
                 if pid == 0:
-                    self._live(spawn, ours, theirs, pipe)
+                    self._live(be, ours, theirs)
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
-        pipe.be_master()
         pidfd = -1
         if self._pidfds:
             with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
                 pidfd = os.pidfd_open(pid)
-        return _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
+        return pid, ours, pidfd
 
-    def _live(
-        self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket, pipe: StackPipe
-    ) -> NoReturn:
-        """Be a worker, from the fork to the end of the process."""
-        status = policy.EXIT_SOFTWARE
+    def _live(self, be: Callable[[socket.socket], int], masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
+        """Be a child, from the fork to the end of the process."""
+        status = ends.EXIT_SOFTWARE
         try:
             self._signals.forget_in_child()
-            setup = self._setups[spawn.generation]
             masters_end.close()
-            self._forget_master(setup)
-            titles.worker_title(spawn.number, setup.settings.target.name)
-            self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
-            if pipe.be_worker():
-                self._slots.set_stacks(spawn.slot)
-            if setup.identity is not None:
-                privileges.drop(setup.identity)
-            filter_class = self._load(setup.settings.target)
-            listeners = [listener.socket for listener in setup.listeners]
-            worker = self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot)
-            status = worker.run()
-        except ConfigError as error:
-            log.error("%s", error)
-            status = policy.EXIT_CONFIG
+            status = be(own_end)
         except BaseException:
-            log.exception("worker %d failed pid=%d", spawn.number, os.getpid())
+            log.exception("a child of the master failed pid=%d", os.getpid())
         finally:
             with contextlib.suppress(Exception):
                 logging.shutdown()
             _flush()
             os._exit(status)
 
-    def _forget_master(self, setup: _Setup) -> None:
-        """Close the descriptors of the master in a child.
+    def _be_worker(self, spawn: policy.Spawn, own_end: socket.socket, pipe: StackPipe) -> int:
+        setup, failed = self._setups[spawn.generation], self._slots.counters.set_failure
+        self._forget_master(setup.listeners)
+        titles.worker_title(spawn.number, setup.settings.target.name)
+        self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
+        if pipe.be_worker():
+            self._slots.set_stacks(spawn.slot)
+        try:
+            if setup.identity is not None:
+                privileges.drop(setup.identity)
+            filter_class = self._load(setup.settings.target)
+            listeners = [listener.socket for listener in setup.listeners]
+            return self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot).run()
+        except ConfigError as error:
+            log.error("%s", error)
+            failed(spawn.slot, str(error).strip().rpartition("\n")[2])  # of a traceback the end
+            return ends.EXIT_CONFIG
+        except BaseException as error:
+            log.exception("worker %d failed pid=%d", spawn.number, os.getpid())
+            failed(spawn.slot, f"{type(error).__name__}: {error}")
+            return ends.EXIT_SOFTWARE
+
+    def _be_monitor(self, own_end: socket.socket) -> int:
+        from fastmilter.server.monitor import Monitor  # here: the master needs nothing of it
+
+        windows, setup = self._keeper.windows, self._setups[self._policy.generation]
+        addresses = [listener.bound for listener in setup.listeners]
+        self._forget_master(windows.listeners)
+        titles.monitor_title(self._settings.target.name)
+        if setup.identity is not None:
+            privileges.drop(setup.identity)
+        return Monitor(self._settings, self._slots, own_end, windows, addresses, self._probe).run()
+
+    def _forget_master(self, kept: tuple[Listener, ...]) -> None:
+        """Close the descriptors of the master in a child, all listening sockets but ``kept`` among them.
 
         A copy of a sibling's channel above all: as long as one exists, the sibling does not notice that the master
         died. Nothing is unregistered from the selector, which would change the master's too: both share it.
@@ -444,9 +561,10 @@ class Supervisor:
                 os.close(sibling.pidfd)
         if self._lifeline is not None:
             os.close(self._lifeline)
-        for other in self._setups.values():
-            for listener in other.listeners:
-                if listener in setup.listeners:
+        self._keeper.forget_in_child()
+        for setup in self._setups.values():
+            for listener in (*setup.listeners, *setup.windows.listeners):
+                if listener in kept:
                     listener.forget_lock()
                 else:
                     listener.forget()

@@ -28,6 +28,11 @@ def worker_title(number: int, name: str) -> None:
     setproctitle(f"fastmilter: worker {number} [{name}]")
 
 
+def monitor_title(name: str) -> None:
+    """Call this process the monitor of the filter ``name``."""
+    setproctitle(f"fastmilter: monitor [{name}]")
+
+
 def mark_draining() -> None:
     """Add to the title that this process takes nothing new and leaves when it is done."""
     title = getproctitle()

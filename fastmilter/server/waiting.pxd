@@ -66,4 +66,6 @@ cdef class WaitingWorker(Worker):
     cpdef object _turn(self, bint may_wait)
     cpdef bint _finished(self) except -1
     cpdef object _close_all(self)
+    cpdef object _publish(self)
+    cpdef object _publish_runners(self, Py_ssize_t running)
     cpdef object transmit(self, Conversation conversation)

@@ -30,9 +30,11 @@ from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
+from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
+from fastmilter.server.message_log import end_of_line
 from fastmilter.server.overtime import WaitingLink
-from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker, end_of_line
+from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker
 from fastmilter.session import Phase
 
 log = logging.getLogger(__name__)
@@ -201,6 +203,7 @@ class WaitingWorker(Worker):
         """Take up a connection again whose job has run, in time or late."""
         link = job.link
         if job in self._late:
+            self._tally.add(Count.LATE_CALLBACKS)
             self._late.discard(job)
             link.since = time.monotonic()  # what waited for it has its own time
             link.come_back()
@@ -215,7 +218,7 @@ class WaitingWorker(Worker):
     # -- connections ---------------------------------------------------------------------------------------------
 
     def _make_link(self, stream: Stream, now: float) -> WaitingLink:
-        return WaitingLink(self.plan, self, stream, now)
+        return WaitingLink(self.plan, self, self._tally, stream, now)
 
     def _handle(self, link: Link, now: float) -> None:
         assert isinstance(link, WaitingLink)
@@ -238,6 +241,7 @@ class WaitingWorker(Worker):
 
     def _take_in(self, link: WaitingLink, count: int, now: float) -> None:
         """Take ``count`` bytes that were read."""
+        self._tally.add(Count.BYTES_READ, count)
         link.last_read = now
         is_end = link.scan(self._buffer, _HEADROOM, count, now)
         data = self._room[:count]
@@ -451,6 +455,7 @@ class WaitingWorker(Worker):
 
     def _tell_late(self, job: Job, verdict: Verdict, is_running: bool) -> None:
         link = job.link
+        self._tally.add(Count.CALLBACK_TIMEOUTS)
         since = link.since if link.due_step < 0 else min(link.since, link.due_since)
         what = f"{self._filter_class.__name__}.{link.callback} is out of time after {time.monotonic() - since:.1f} s"
         answer = "" if link.is_noticing else f", its step is answered with {verdict.kind}"
@@ -458,6 +463,17 @@ class WaitingWorker(Worker):
             log.error("%s%s%s\n%s", what, answer, end_of_line(link), self._stack(job))
         else:
             log.error("%s before it could begin%s%s", what, answer, end_of_line(link))
+
+    def _publish(self) -> None:
+        Worker._publish(self)
+        waiting = len([job for job in self._jobs if job.state is QUEUED])
+        self._tally.set(Gauge.JOBS_WAITING, waiting)
+        self._tally.set(Gauge.READ_AHEAD_BYTES, sum([job.link.read_ahead for job in (*self._jobs, *self._late)]))
+        self._publish_runners(len(self._jobs) - waiting + len(self._late))
+
+    def _publish_runners(self, running: int) -> None:
+        """Tell what runs the jobs, ``running`` of them now."""
+        raise NotImplementedError
 
     # -- the end -------------------------------------------------------------------------------------------------
 

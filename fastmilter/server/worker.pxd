@@ -5,15 +5,17 @@ cimport cython
 from fastmilter.conversation cimport Conversation
 from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Poller, Stream, accept
+from fastmilter.server.counted cimport Counted, show_in_flight
+from fastmilter.server.counters cimport Tally
 from fastmilter.server.message_log cimport MessageLog
 from fastmilter.server.slots cimport Slots
 
 
 cdef object _CLOSED
-cdef Py_ssize_t _HEADROOM
+cdef Py_ssize_t _HEADROOM, _ACCEPTED, _BYTES_READ
 
 
-cdef class Link(Conversation):
+cdef class Link(Counted):
     cdef readonly Stream stream
     cdef readonly int fd
     cdef readonly bytes unsent
@@ -34,6 +36,7 @@ cdef class Worker:
     cdef object _reader
     cdef Slots _slots
     cdef Py_ssize_t _slot
+    cdef readonly Tally _tally
     cdef readonly InWork _in_work
     cdef dict _links
     cdef readonly Poller _poller
@@ -60,6 +63,7 @@ cdef class Worker:
     cdef Link _make_link(self, Stream stream, double now)
     cpdef object _on_alarm(self)
     cdef object _tick(self, double now)
+    cpdef object _publish(self)
     cdef object _listen(self)
     cdef object _leave_listeners(self)
     cdef object _accept(self, int listener, double now)

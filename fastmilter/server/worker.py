@@ -18,11 +18,8 @@ import errno
 import gc
 import inspect
 import logging
-import os
-import select
 import socket
 import time
-from collections.abc import Iterable
 from typing import Any, Final
 
 from fastmilter.constants import MAX_DATA_BYTES
@@ -34,10 +31,13 @@ from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream, accept
+from fastmilter.server.counted import Counted, show_guards, show_in_flight
+from fastmilter.server.counters import Count, Tally
 from fastmilter.server.crowd import Crowd
-from fastmilter.server.message_log import open_message_log
+from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.message_log import end_of_line, open_message_log
 from fastmilter.server.peers import open_door
-from fastmilter.server.poller import best_poller
+from fastmilter.server.poller import best_poller, has_something_to_accept
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -82,15 +82,18 @@ FINAL_GRACE_S: Final = 5.0
 EXIT_DRAINED: Final = 0
 
 _HEADROOM = HEADROOM
+_ACCEPTED = int(Count.ACCEPTED)
+_BYTES_READ = int(Count.BYTES_READ)
 _CLOSED: Final = Phase.CLOSED
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Link(Conversation):
+class Link(Counted):
     """A conversation with its socket."""
 
-    def __init__(self, plan: Plan, host: Host, stream: Stream, now: float) -> None:
+    def __init__(self, plan: Plan, host: Host, tally: Tally, stream: Stream, now: float) -> None:
         super().__init__(plan, host)
+        self.count_in(tally)
         self.stream = stream
         self.fd = stream.fileno()
         self.last_read = now
@@ -123,10 +126,11 @@ class Worker:
         self._reader = master_channel.Reader()
         self._slots = slots
         self._slot = slot
+        self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
         self._in_work = InWork(slots, slot)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
-        self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
+        self._message_log = open_message_log(settings, slots.number(slot), self._poller)
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
         self._listening = False
@@ -217,6 +221,8 @@ class Worker:
         self._next_tick = now + TICK_S
         self._slots.beat(self._slot, now)
         self._slots.set_messages(self._slot, self.messages)
+        if self._tally.watched:
+            self._publish()
         if self._drain_limits is not None:
             self._drain_further(now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
@@ -228,6 +234,11 @@ class Worker:
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
+
+    def _publish(self) -> None:
+        """Show what is going on to whoever watches."""
+        show_in_flight(self._tally, self._links.values())
+        show_guards(self._tally)
 
     # -- listeners -----------------------------------------------------------------------------------------------
 
@@ -256,6 +267,7 @@ class Worker:
         except ConnectionAbortedError:
             return  # the MTA has gone again
         except OSError as error:
+            self._tally.add(Count.ACCEPT_FAILURES)
             if error.errno not in _SHORTAGE:
                 log.error("cannot accept a connection: %s", error)
             else:
@@ -266,6 +278,7 @@ class Worker:
         if stream is None:
             return  # another worker was faster
         if self._door is not None and not self._door.admit(stream.fileno(), listener, now):
+            self._tally.add(Count.REFUSED)
             stream.close()
             return
         link = self._make_link(stream, now)
@@ -273,6 +286,7 @@ class Worker:
         self._links[link.fd] = link
         self._poller.add(link.fd)
         self._accepted += 1
+        self._tally.add(_ACCEPTED)
         self._slots.set_accepted(self._slot, self._accepted)
         self._slots.set_connections(self._slot, len(self._links))
         if self._has_enough():
@@ -283,7 +297,7 @@ class Worker:
             self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
 
     def _make_link(self, stream: Stream, now: float) -> Link:
-        return Link(self.plan, self, stream, now)
+        return Link(self.plan, self, self._tally, stream, now)
 
     def _on_alarm(self) -> None:
         """Do what ``_alarm``, a descriptor of a subclass, is readable for."""
@@ -321,7 +335,7 @@ class Worker:
         """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
         if self._listening or self._crowd.is_full(len(self._links)):
             return
-        if _has_something_to_accept(self._listeners):
+        if has_something_to_accept(self._listeners):
             self._may_have = len(self._links) + TAKEN_BACK
             self._listen()
 
@@ -386,6 +400,7 @@ class Worker:
             return False
         if count > 0:
             link.last_read = now
+            self._tally.add(_BYTES_READ, count)
             link.session.receive_lent(self._buffer, _HEADROOM, count)
         return True
 
@@ -445,6 +460,7 @@ class Worker:
 
     def _lose_by_fault(self, link: Link, error: Exception) -> None:
         """Give up a connection because of an exception that nobody foresaw."""
+        self._tally.add(Count.INTERNAL_ERRORS)
         log.error("internal error, the connection is closed%s", end_of_line(link), exc_info=error)
         self._lose(link)
 
@@ -471,8 +487,10 @@ class Worker:
 
     def _log_end(self, link: Link, error: FastmilterError) -> None:
         if isinstance(error, RemoteProtocolError):
+            self._tally.add(Count.PROTOCOL_ERRORS)
             log.warning("the peer broke the protocol, its connection is closed: %s%s", error, end_of_line(link))
         else:
+            self._tally.add(Count.NEGOTIATION_FAILURES)
             log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(link))
 
     # -- time ----------------------------------------------------------------------------------------------------
@@ -482,12 +500,13 @@ class Worker:
         for link in list(self._links.values()):
             silence = now - link.last_read
             if link.session.phase < Phase.OPEN:
-                limit, what = settings.negotiation_timeout, "before the negotiation"
+                limit, what, count = settings.negotiation_timeout, "before the negotiation", Count.SILENT_NEGOTIATION
             elif link.session.mid_packet or link.unsent is not None:
-                limit, what = settings.packet_timeout, "in the middle of a packet"
+                limit, what, count = settings.packet_timeout, "in the middle of a packet", Count.SILENT_PACKET
             else:
-                limit, what = settings.idle_timeout, "between two packets"
+                limit, what, count = settings.idle_timeout, "between two packets", Count.SILENT_IDLE
             if silence > limit:
+                self._tally.add(count)
                 log.warning(
                     "the MTA was silent for %.0f s %s, its connection is closed%s", silence, what, end_of_line(link)
                 )
@@ -502,6 +521,8 @@ class Worker:
                 self._stop_now = True
             elif isinstance(message, master_channel.Drain):
                 self._drain(message.limits, now)
+            elif isinstance(message, master_channel.ReopenLogs):
+                reopen_log_file(self._settings.log_file)
         if gone:
             self._poller.remove(self._channel.fileno())
             if self._drain_limits is None:
@@ -541,6 +562,8 @@ class Worker:
     def _close_logs(self) -> None:
         self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
         self._slots.set_messages(self._slot, self.messages)
+        if self._tally.watched:
+            self._publish()  # what has happened since the last tick counts too
         if self._message_log is not None:
             self._message_log.close()
 
@@ -548,11 +571,13 @@ class Worker:
 
     def callback_failed(self, conversation: Conversation, callback: str, error: BaseException) -> None:
         """Log a callback that raised, once, with its traceback."""
+        self._tally.exception(callback)
         name = self._filter_class.__name__
         log.error("%s.%s failed%s", name, callback, end_of_line(conversation), exc_info=error)
 
     def complain(self, conversation: Conversation, text: str) -> None:
         """Log a fault of the filter's author or an oddity of the peer."""
+        self._tally.add(Count.COMPLAINTS)
         log.warning("%s%s", text, end_of_line(conversation))
 
     def transmit(self, conversation: Conversation) -> None:
@@ -566,24 +591,8 @@ class Worker:
 
     def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
         """Count a message, and note it in the log that was asked for."""
+        self._tally.message(verdict, edits)
         if verdict is not None:
             self.messages += 1
         if self._message_log is not None:
             self._message_log.add(conversation, verdict, edits)
-
-
-def _has_something_to_accept(listeners: Iterable[int]) -> bool:
-    poll = select.poll()
-    for fd in listeners:
-        poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def end_of_line(conversation: Conversation) -> str:
-    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
-    parts = [f"pid={os.getpid()}"]
-    if conversation.queue_id is not None:
-        parts.append(f"qid={conversation.queue_id[:40]!r}")
-    if conversation.connection is not None:
-        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
-    return " " + " ".join(parts)

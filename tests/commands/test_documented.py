@@ -16,12 +16,13 @@ from tests.process.harness import PATIENCE_S, ROOT, Server, wait_until
 from .support import run, run_on_terminal, running
 
 COMMANDS = ("check", "tap", "decode")
+ORDERS = ("status", "top", "reload", "scale", "stop", "reopen-logs")
 DOCUMENTS = ("README.md", "docs/commands.md")
 DOCUMENT = (ROOT / "docs" / "commands.md").read_text()
 
 
 def module(name: str) -> Any:
-    return importlib.import_module(f"fastmilter.commands.{name}")
+    return importlib.import_module(f"fastmilter.commands.{name.replace('-', '_')}")
 
 
 def shown(path: str) -> dict[str, tuple[list[str], str]]:
@@ -45,7 +46,7 @@ def masked(text: str) -> list[str]:
 
 
 def test_every_command_is_shown() -> None:
-    assert set(SUBCOMMANDS) == {"serve", *COMMANDS}
+    assert set(SUBCOMMANDS) == {"serve", *COMMANDS, *ORDERS}
     for path in DOCUMENTS:
         assert set(shown(path)) == set(COMMANDS)
 
@@ -81,7 +82,7 @@ def test_the_session_of_the_tap_is_real(path: str, tmp_path: Path) -> None:
     assert run("decode", str(tmp_path / out)).status == 0
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS + ORDERS)
 def test_the_tables_are_those_of_the_code(name: str) -> None:
     section = DOCUMENT.partition(f"## fastmilter {name}\n")[2].partition("\n## ")[0]
     assert render_options(module(name).OPTIONS) in section
@@ -90,7 +91,7 @@ def test_the_tables_are_those_of_the_code(name: str) -> None:
     assert told
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS + ORDERS)
 def test_the_help_tells_everything(name: str) -> None:
     for done in (run(name, "--help", COLUMNS="1000"), run_on_terminal(name, "--help", columns=1000)):
         assert done.status == 0

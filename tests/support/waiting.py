@@ -8,6 +8,7 @@ from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
+from fastmilter.server.counters import Counters
 from fastmilter.server.overtime import WaitingLink
 from tests.support.playing import V6
 
@@ -17,7 +18,7 @@ class Waited:
 
     def __init__(self, filter_class: type[Filter[Any]], offer: codec.Negotiate = V6) -> None:
         """Open a connection and negotiate."""
-        self.link = WaitingLink(filter_class._fastmilter_plan, self, Stream(), 0.0)
+        self.link = WaitingLink(filter_class._fastmilter_plan, self, Counters(1).tally(0), Stream(), 0.0)
         self.session = self.link.session
         self.answers: list[codec.Response] = []
         self.ended: list[Verdict | None] = []

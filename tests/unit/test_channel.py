@@ -9,12 +9,18 @@ from hypothesis import strategies as st
 
 from fastmilter.server.channel import (
     MAX_LIMIT_S,
+    MOST_SCALED,
     PACKET_BYTES,
     Drain,
     Message,
+    News,
     Reader,
     Ready,
+    Reload,
+    ReopenLogs,
     Retire,
+    Scale,
+    Stop,
     StopNow,
     decode,
     encode,
@@ -25,7 +31,9 @@ from fastmilter.server.channel import (
 
 limits = st.tuples(*[st.floats(0, MAX_LIMIT_S)] * 3).map(lambda three: tuple(sorted(three)))
 messages = st.one_of(
-    st.just(Ready()), st.just(Retire()), st.just(StopNow()), limits.map(lambda three: Drain((three[0], *three[1:])))
+    st.sampled_from([Ready(), StopNow(), ReopenLogs(), News(), Reload(), Retire(), Stop()]),
+    limits.map(lambda three: Drain((three[0], *three[1:]))),
+    st.integers(1, MOST_SCALED).map(Scale),
 )
 
 
@@ -105,3 +113,23 @@ def test_a_worker_that_does_not_read_does_not_block_the_master() -> None:
     finally:
         master.close()
         worker.close()
+
+
+@pytest.mark.parametrize("bad", [0, -1, MOST_SCALED + 1])
+def test_numbers_of_workers_that_make_no_sense_are_neither_sent_nor_taken(bad: int) -> None:
+    with pytest.raises(ValueError, match="a number of workers"):
+        encode(Scale(bad))
+    assert decode(struct.pack("!2sBx4x3d", b"fm", 7, float(bad), 0.0, 0.0)) is None
+    assert decode(struct.pack("!2sBx4x3d", b"fm", 7, 1.5, 0.0, 0.0)) is None
+    assert decode(struct.pack("!2sBx4x3d", b"fm", 7, float("nan"), 0.0, 0.0)) is None
+
+
+def test_who_never_stops_sending_does_not_keep_its_reader() -> None:
+    ours, theirs = open_channel()
+    with ours, theirs:
+        sent = 0
+        while send(theirs, News()):
+            sent += 1
+        first, gone = receive(ours, Reader())
+        assert not gone
+        assert 0 < len(first) < sent

@@ -382,3 +382,17 @@ class AnyLife(RuleBasedStateMachine):
 
 AnyLife.TestCase.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAnyLife = AnyLife.TestCase
+
+
+# -- any number of workers -------------------------------------------------------------------------------------------
+
+
+def test_scaling_to_a_number() -> None:
+    bench = Bench(2)
+    bench.running()
+    assert len(spawns(bench.acts(bench.policy.on_scale(5)))) == 3
+    assert bench.policy.wanted == 5
+    bench.acts(bench.policy.on_scale(0))
+    bench.acts(bench.policy.on_scale(10**6))
+    assert bench.policy.wanted == 5
+    assert bench.said[-1] == (logging.INFO, "the number of workers stays 5")

@@ -44,7 +44,7 @@ def test_defaults() -> None:
 
 def test_the_table_and_the_settings_are_the_same_names() -> None:
     fields = [field.name for field in dataclasses.fields(Settings)]
-    assert fields == [*(option.name for option in OPTIONS), "filter_options", "warnings"]
+    assert fields == [*(option.name for option in OPTIONS), "filter_options", "control_is_asked", "warnings"]
 
 
 def test_the_reference_is_what_the_table_says() -> None:

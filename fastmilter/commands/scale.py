@@ -1,0 +1,27 @@
+"""``fastmilter scale N``: change the number of workers of a server."""
+
+import argparse
+from typing import Final
+
+from fastmilter.commands import asking
+from fastmilter.commands.options import Option, add_options, read_options
+from fastmilter.server.settings import UsageError, parse_workers
+
+EXIT_STATUS: Final = asking.EXIT_STATUS
+OPTIONS: Final = (
+    Option("workers", parse_workers, None, "N|auto", "how many workers; auto: one per processor", positional=True),
+    asking.CONTROL,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the parser of the subcommand."""
+    add_options(parser, OPTIONS, epilog=EXIT_STATUS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Have it done; return the exit status."""
+    workers = read_options(arguments, OPTIONS)["workers"]
+    if workers is None:
+        raise UsageError("say how many workers: fastmilter scale N")
+    return asking.order(arguments, {"command": "scale", "workers": workers})

@@ -1,0 +1,80 @@
+"""A conversation that is counted: verdicts, the time of callbacks, what is in flight.
+
+What a conversation tells its host (``conversation.Host``) the worker counts there; here is the rest. Callbacks are
+timed only if the tally asks for that, since it takes two looks at the clock for each. Where callbacks run beside the
+loop, their driver says when one begins and ends (``begin_timing``, ``end_timing``).
+"""
+
+import heapq
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fastmilter.conversation import Conversation
+from fastmilter.replies import Verdict, VerdictKind
+from fastmilter.server.counters import MOST_GUARDS, MOST_SHOWN, GuardState, Tally
+
+_CONTINUE = VerdictKind.CONTINUE
+_STATES: Final = {state.name.lower().replace("_", "-"): state for state in GuardState}
+"""As ``fastmilter.guard`` calls them."""
+
+
+class Counted(Conversation):
+    """A conversation whose callbacks and verdicts are counted."""
+
+    def count_in(self, tally: Tally) -> None:
+        """Count in ``tally`` from now on; to be called at once (a constructor of its own would cost more)."""
+        self._tally = tally
+        self._call_began = 0.0
+
+    def invoke(self) -> Any:
+        """Run what is to be run, and take its time if that is wanted."""
+        return self._timed() if self._tally.timed else Conversation.invoke(self)
+
+    def _timed(self) -> Any:
+        began = time.monotonic()
+        try:
+            return Conversation.invoke(self)
+        finally:
+            self._tally.observe(self.callback, time.monotonic() - began)
+
+    def begin_timing(self) -> None:
+        """Take the time of a call that runs beside the loop."""
+        if self._tally.timed:
+            self._call_began = time.monotonic()
+
+    def end_timing(self) -> None:
+        """Count the time of that call, if it has begun and is not counted yet."""
+        if self._call_began:
+            self._tally.observe(self.callback, time.monotonic() - self._call_began)
+            self._call_began = 0.0
+
+    def _conclude(self, verdict: Verdict) -> None:
+        """Count a verdict that the filter gave, for whatever reason, unless it is to go on."""
+        if verdict.kind is not _CONTINUE:
+            self._tally.verdict(self.session.step, verdict)
+        Conversation._conclude(self, verdict)
+
+
+def show_in_flight(tally: Tally, conversations: Iterable[Counted]) -> None:
+    """Show the oldest messages in flight, and how many there are."""
+    in_message = [each for each in conversations if each.message is not None]
+    oldest = heapq.nsmallest(MOST_SHOWN, in_message, key=_began) if len(in_message) > MOST_SHOWN else in_message
+    for place, conversation in enumerate(oldest):
+        tally.show(place, conversation.queue_id or "", conversation.callback, _began(conversation))
+    tally.set_shown(len(oldest), len(in_message))
+
+
+def show_guards(tally: Tally) -> None:
+    """Show the guards of the filter, if it has any."""
+    guard = sys.modules.get("fastmilter.guard")  # else nobody has made one
+    if guard is not None:
+        for place, each in enumerate(guard.statistics()[:MOST_GUARDS]):
+            counts = (each.calls, each.failures, each.refused, each.opened)
+            tally.show_guard(place, each.name, _STATES[each.state], each.running, counts)
+
+
+def _began(conversation: Counted) -> float:
+    assert conversation.message is not None
+    return conversation.message._began

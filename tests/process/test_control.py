@@ -1,0 +1,317 @@
+"""Orders over the control socket of a real server, and the commands that give them."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmilter.client import Client
+from tests.commands.support import Done, command, run, run_on_terminal, surroundings
+from tests.process.harness import PATIENCE_S, Server, begin, complete, title, wait_until, whole_message
+from tests.process.watching import control, monitors
+
+CONTROL = "--control=control"
+
+
+def ask(server: Server, *words: str) -> Done:
+    return run(*words, CONTROL, cwd=server.directory)
+
+
+def test_status_shows_workers_and_what_is_in_flight(server: Server) -> None:
+    server.start("--workers=2", CONTROL)
+    with server.client() as client:
+        client.macros("mail", {"i": "4ZkT9c1x2P"})
+        begin(client)
+        wait_until(lambda: control(server)["status"]["in_flight"], "a message in flight")
+        status = control(server)["status"]
+        assert [(each["queue_id"], each["step"]) for each in status["in_flight"]] == [("4ZkT9c1x2P", "mail")]
+        assert status["in_flight"][0]["age"] > 0
+        assert (status["connections"], status["in_message"], status["state"]) == (1, 1, "serving")
+        assert sorted(each["pid"] for each in status["workers"]) == sorted(server.workers())
+        assert status["pid"] == server.pid
+        assert status["listen"] == [server.address()]
+        shown = ask(server, "status")
+        assert (shown.status, shown.err) == (0, "")
+        assert "4ZkT9c1x2P" in shown.out
+        assert "connections 1 open, 1 in a message, 1 accepted" in shown.out
+        complete(client)
+    wait_until(lambda: not control(server)["status"]["in_flight"], "nothing in flight")
+    assert control(server)["status"]["messages"]["continue"] == 1
+    assert '"generation": 1' in ask(server, "status", "--json").out
+    assert "\x1b[" not in ask(server, "status").out
+    assert "\x1b[32mserving" in run_on_terminal("status", CONTROL, cwd=server.directory).out
+    assert server.stop() == 0
+
+
+def running(server: Server) -> list[dict[str, object]]:
+    return [each for each in control(server)["status"]["in_flight"] if each["running"]]
+
+
+def test_a_callback_that_runs_long_is_shown_while_it_runs(server: Server) -> None:
+    server.filter.write_text("""
+import os
+import fastmilter
+
+class Tagger(fastmilter.Filter):
+    def on_end_of_message(self):
+        import time
+        while not os.path.exists("release"):
+            time.sleep(0.01)
+""")
+    server.start("--workers=1", CONTROL, "--metrics=127.0.0.1:0")
+    with server.client() as client:
+        client.macros("mail", {"i": "4ZkT9c1x2P"})
+        begin(client)
+        client.rcpt("b@example.net")
+        client.data()
+        pid = os.fork()
+        if pid == 0:  # the MTA waits for the verdict
+            client.end_of_message()
+            os._exit(0)
+        wait_until(lambda: running(server), "the callback runs")
+        assert [(each["queue_id"], each["step"]) for each in running(server)] == [("4ZkT9c1x2P", "end_of_message")]
+        (server.directory / "release").touch()
+        os.waitpid(pid, 0)
+        wait_until(lambda: not running(server), "it has ended")
+        client.close()
+    assert server.stop() == 0
+
+
+def test_reload_tells_what_became_of_it(server: Server) -> None:
+    server.start("--workers=2", CONTROL)
+    done = ask(server, "reload")
+    assert (done.status, done.out, done.err) == (0, "generation 2 serves, the old workers drain\n", "")
+    server.filter.write_text("def f(:\n")
+    failed = ask(server, "reload")
+    assert failed.status == 1
+    assert "reload failed, the old workers stay: worker 1 of the new generation" in failed.err
+    assert "SyntaxError" in failed.err
+    assert "SyntaxError" in control(server)["status"]["error"]["text"]
+    assert "last trouble" in ask(server, "status").out
+    with server.client() as client:
+        whole_message(client)
+    assert server.stop() == 0
+
+
+def test_scale(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    assert ask(server, "scale", "3").out == "the number of workers is now 3\n"
+    wait_until(lambda: len(server.workers()) == 3, "three workers")
+    assert ask(server, "scale", "1").status == 0
+    wait_until(lambda: len(server.workers()) == 1, "one worker")
+    assert ask(server, "scale", "0").status == 64
+    assert ask(server, "scale").status == 64
+    assert not control(server, "scale", workers=10**6)["ok"]
+    assert not control(server, "scale", workers=True)["ok"]
+    assert server.stop() == 0
+
+
+def test_stop_finishes_sessions_and_returns_when_the_server_is_gone(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    with server.client() as client:
+        begin(client)
+        stopping = subprocess.Popen(
+            command("stop", CONTROL),
+            cwd=server.directory,
+            env=surroundings(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        server.wait_log("draining all workers")
+        assert control(server)["status"]["state"] == "stopping"
+        shown = ask(server, "status")
+        assert (shown.status, "takes no new connections" in shown.out) == (1, True)
+        assert not control(server, "reload")["ok"]
+        complete(client)
+        assert stopping.poll() is None
+    assert server.finish() == 0
+    out, _ = stopping.communicate(timeout=PATIENCE_S)
+    assert out.splitlines()[-1] == "stopped"
+    assert stopping.returncode == 0
+    assert not (server.directory / "control").exists()
+    gone = ask(server, "status")
+    assert (gone.status, "there is no such socket" in gone.err) == (4, True)
+
+
+def test_stop_now(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    client = server.client().open()
+    begin(client)
+    assert ask(server, "stop", "--now").status == 0
+    assert server.finish() == 0
+    client.close()
+
+
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_the_log_file_is_opened_anew_by_all(server: Server, by_signal: bool) -> None:
+    log, old = server.directory / "milter.log", server.directory / "milter.log.1"
+    server.start("--workers=1", CONTROL, "--log-file=milter.log", "--log-messages", "--log-format=json", wait=False)
+    wait_until(lambda: log.exists() and "is ready" in log.read_text(), "it serves")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o640 & ~_umask()
+    listening = server.address()
+    log.rename(old)
+    if by_signal:
+        server.send(signal.SIGUSR1)
+        wait_until(log.exists, "a new log file")
+    else:
+        assert ask(server, "reopen-logs").out == "the log file is open anew\n"
+
+    def logged() -> bool:
+        with Client(listening) as client:
+            whole_message(client)
+        return '"logger": "fastmilter.message"' in log.read_text()
+
+    wait_until(logged, "the worker writes there")  # which takes its orders when its loop comes to it
+    assert control(server, "stop")["ok"]
+    assert server.finish() == 0
+    assert "the server ends" in log.read_text()
+    assert "the server ends" not in old.read_text()
+    assert "worker 1 is ready" in old.read_text()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_log_file_that_cannot_be_opened(server: Server) -> None:
+    server.start("--log-file=/nonexistent/milter.log", wait=False)
+    assert server.finish() == 78
+    assert "--log-file /nonexistent/milter.log: No such file or directory" in server.log()
+
+
+# -- who may --------------------------------------------------------------------------------------------------------
+
+STRANGER = """
+import os, socket, sys
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+connection = socket.socket(socket.AF_UNIX)
+try:
+    connection.connect(sys.argv[1])
+except PermissionError:
+    sys.exit("may not connect")
+try:
+    connection.sendall(b'{"command": "stop"}\\n')
+except BrokenPipeError:
+    pass  # answered already
+print(connection.makefile().readline())
+"""
+
+
+def test_the_socket_is_its_owners_alone(server: Server, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    # pytest's directories are closed to others, so that it is one of our own that decides.
+    open_directory = Path("/tmp") / f"fastmilter-test-{os.getpid()}"
+    open_directory.mkdir(mode=0o755)
+    try:
+        path = open_directory / "control"
+        server.start("--workers=1", f"--control={path}")
+        wait_until(lambda: monitors(server), "a monitor")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        closed = subprocess.run([sys.executable, "-c", STRANGER, path], capture_output=True, text=True, check=False)
+        assert (closed.returncode, closed.stderr) == (1, "may not connect\n")
+        path.chmod(0o666)  # were it open, the kernel would still say who it is
+        refused = subprocess.run([sys.executable, "-c", STRANGER, path], capture_output=True, text=True, check=False)
+        assert "user 65534 may not" in refused.stdout
+        assert server.stop() == 0
+    finally:
+        shutil.rmtree(open_directory)
+
+
+def test_odd_requests_are_refused(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    wait_until(lambda: monitors(server), "a monitor")
+    for request in (
+        b"\n",
+        b"status\n",
+        b"[1]\n",
+        b'{"command": 1}\n',
+        b'{"command": "fly"}\n',
+        b"[" * 1000 + b"\n",
+        b"x" * 5000,
+    ):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE_S)
+            connection.connect(str(server.directory / "control"))
+            connection.sendall(request)
+            assert json.loads(connection.makefile().readline())["ok"] is False
+    assert server.stop() == 0
+
+
+def test_by_default_the_socket_is_where_systemd_made_a_directory(server: Server) -> None:
+    (server.directory / "run").mkdir()
+    directory = str(server.directory / "run")
+    server.start("--workers=1", environment={"RUNTIME_DIRECTORY": directory})
+    wait_until(lambda: monitors(server), "a monitor")
+    assert run("status", "--control", f"{directory}/control").status == 0
+    assert server.stop() == 0
+    server.start("--workers=1", environment={"RUNTIME_DIRECTORY": "/nonexistent"})
+    assert "there is no control socket: " in server.log(), "what nobody asked for does not keep it from serving"
+    assert server.stop() == 0
+
+
+def test_no_socket_to_be_found(tmp_path: Path) -> None:
+    done = run("status", cwd=tmp_path)
+    assert (done.status, "--control PATH" in done.err) == (64, True)
+
+
+# -- top ------------------------------------------------------------------------------------------------------------
+
+
+def test_top_draws_until_a_key_ends_it(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    wait_until(lambda: monitors(server), "a monitor")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("top", "--interval=0.2", CONTROL),
+        cwd=server.directory,
+        env=surroundings(TERM="xterm"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    out = b""
+    try:
+        while out.count(b"tagger:Tagger") < 3:
+            assert select.select([ours], [], [], PATIENCE_S)[0], out
+            out += os.read(ours, 65536)
+        os.write(ours, b"q")
+        with contextlib.suppress(OSError):  # how Linux says that nobody has the terminal open any more
+            while piece := os.read(ours, 65536):
+                out += piece
+        process.wait(PATIENCE_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"/s)" in out, "rates, from the second picture on"
+    assert b" %" in out
+    assert server.stop() == 0
+
+
+def test_top_needs_a_terminal_and_a_server(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    wait_until(lambda: monitors(server), "a monitor")
+    done = ask(server, "top")
+    assert (done.status, "fastmilter status" in done.err) == (64, True)
+    assert server.stop() == 0
+    gone = run_on_terminal("top", CONTROL, cwd=server.directory)
+    assert gone.status == 4
+    assert not title(server.pid)
