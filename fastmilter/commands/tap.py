@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def _endpoint(value: object) -> Any:
-    return parse_endpoint(str(value))
+    endpoint = parse_endpoint(str(value))
+    if endpoint.proxy:
+        raise ConfigError(f"{endpoint}: leave out ?proxy=yes, which is for fastmilter serve")
+    return endpoint
 
 
 OPTIONS: Final = (

@@ -29,12 +29,13 @@ cdef class MessageLog:
         rcpts=Py_ssize_t,
         qid=str,
         helo=str,
+        mta=str,
         client=str,
         sender=str,
         line=str,
         queue_id=str,
     )
-    cpdef object add(self, Conversation conversation, verdict, Py_ssize_t edits)
+    cpdef object add(self, Conversation conversation, peer, verdict, Py_ssize_t edits)
     @cython.locals(writer=LineWriter, lost=Py_ssize_t)
     cpdef object flush(self)
     cpdef object close(self)

@@ -61,8 +61,11 @@ class MessageLog:
         self._to_the_second = ""
         self._behind_it = ""
 
-    def add(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
-        """Note a message that has ended with ``verdict`` (``None``: dropped) and so many edits; it is written later."""
+    def add(self, conversation: Conversation, peer: str | None, verdict: Verdict | None, edits: int) -> None:
+        """Note a message that has ended with ``verdict`` (``None``: dropped) and so many edits; it is written later.
+
+        ``peer``: the MTA, if a proxy has named it.
+        """
         message, connection = conversation.message, conversation.connection
         assert message is not None
         assert connection is not None
@@ -70,11 +73,12 @@ class MessageLog:
         queue_id = message.queue_id
         qid = "" if queue_id is None else f" qid={queue_id[:_MOST_OF_QUEUE_ID]!r}"
         helo = "" if connection._helo is None else " helo=" + quoted(connection._helo, _MOST_OF_HELO)
+        mta = "" if peer is None else f" mta={peer!r}"
         client = str(connection.address)[:_MOST_OF_CLIENT]
         sender = quoted(to_bytes(path_text(message._sender.sender)), _MOST_OF_SENDER)
         rcpts = len(message._recipients)
         line = (
-            f"{self._begin('info')}{qid} client={client!r}{helo} from={sender} rcpts={rcpts}"
+            f"{self._begin('info')}{qid} client={client!r}{mta}{helo} from={sender} rcpts={rcpts}"
             f" verdict={_shown(verdict)} edits={edits} ms={tenths // 10}.{tenths % 10}{self._tail}"
         )
         self._writer.put(to_bytes(line))

@@ -2,6 +2,7 @@
 
 import select
 import selectors
+from collections.abc import Iterable
 
 from fastmilter.server._sockets import Epoll, Poller
 
@@ -41,3 +42,11 @@ class _SelectorPoller(Poller):
 def best_poller() -> Poller:
     """Return the best poller of this platform."""
     return Epoll() if hasattr(select, "EPOLLEXCLUSIVE") else _SelectorPoller()
+
+
+def can_accept(listeners: Iterable[int]) -> bool:
+    """Tell whether a connection waits at one of the listeners."""
+    poll = select.poll()
+    for fd in listeners:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -18,16 +18,13 @@ import errno
 import gc
 import inspect
 import logging
-import os
-import select
 import socket
 import time
-from collections.abc import Iterable
 from typing import Any, Final
 
 from fastmilter.constants import MAX_DATA_BYTES
 from fastmilter.conversation import Conversation, Host
-from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
+from fastmilter.errors import ConfigError
 from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options
 from fastmilter.replies import Verdict
@@ -35,9 +32,11 @@ from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.crowd import Crowd
+from fastmilter.server.lobby import open_lobby
+from fastmilter.server.log_lines import end_of_line, log_end
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.peers import open_door
-from fastmilter.server.poller import best_poller
+from fastmilter.server.poller import best_poller, can_accept
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -96,6 +95,7 @@ class Link(Conversation):
         self.last_read = now
         self.unsent: bytes | None = None
         self.sent = 0  # how much of ``unsent`` has left all the same
+        self.peer: str | None = None  # the MTA, if a proxy has named it
 
 
 class Worker:
@@ -126,6 +126,7 @@ class Worker:
         self._in_work = InWork(slots, slot)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
+        self._lobby = open_lobby(settings, listeners, self._door, self._poller)
         self._message_log = open_message_log(slots.number(slot), self._poller) if settings.log_messages else None
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
@@ -181,7 +182,7 @@ class Worker:
         master_channel.send(self._channel, master_channel.Ready())
 
     def _finished(self) -> bool:
-        return self._stop_now or (self._drain_limits is not None and not self._links)
+        return self._stop_now or (self._drain_limits is not None and not self._count())
 
     def _wake_at(self) -> float:
         """Return when the loop must turn, whatever happens."""
@@ -200,6 +201,8 @@ class Worker:
                     self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)
+            elif self._lobby is not None and fd in self._lobby.guests:
+                self._meet(fd, now)
             elif fd == self._channel.fileno():
                 self._answer_due()  # orders may close connections
                 self._take_orders(now)
@@ -225,6 +228,9 @@ class Worker:
             self._take_what_waits()
         if self._door is not None:
             self._door.on_time(now)
+        if self._lobby is not None:
+            self._lobby.on_time(now)
+            self._count_again()
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
@@ -265,22 +271,45 @@ class Worker:
             return
         if stream is None:
             return  # another worker was faster
-        if self._door is not None and not self._door.admit(stream.fileno(), listener, now):
+        if self._lobby is not None and listener in self._lobby.listeners:
+            if not self._lobby.enter(stream, listener, now):
+                return
+        elif self._door is not None and not self._door.admit(stream.fileno(), listener, now):
             stream.close()
             return
+        else:
+            self._add_link(stream, now)
+        self._accepted += 1
+        self._slots.set_accepted(self._slot, self._accepted)
+        self._slots.set_connections(self._slot, self._count())
+        if self._has_enough():
+            self._hand_over(now)
+        elif self._crowd.is_full(self._count()):
+            self._hand_over(now)
+            self._leave_listeners()
+            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
+
+    def _add_link(self, stream: Stream, now: float) -> Link:
         link = self._make_link(stream, now)
         self._crowd.limit(link.session)
         self._links[link.fd] = link
         self._poller.add(link.fd)
-        self._accepted += 1
-        self._slots.set_accepted(self._slot, self._accepted)
-        self._slots.set_connections(self._slot, len(self._links))
-        if self._has_enough():
-            self._hand_over(now)
-        elif self._crowd.is_full(len(self._links)):
-            self._hand_over(now)
-            self._leave_listeners()
-            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
+        return link
+
+    def _meet(self, fd: int, now: float) -> None:
+        """Let in a connection that has told who it is."""
+        guest = None if self._lobby is None else self._lobby.hear(fd, now)
+        if guest is not None:
+            self._add_link(guest.stream, now).peer = guest.peer
+        self._count_again()
+
+    def _count(self) -> int:
+        """Return the number of connections, those that have not told yet who they are included."""
+        return len(self._links) if self._lobby is None else len(self._links) + len(self._lobby.guests)
+
+    def _count_again(self) -> None:
+        self._slots.set_connections(self._slot, self._count())
+        self._come_back()
 
     def _make_link(self, stream: Stream, now: float) -> Link:
         return Link(self.plan, self, stream, now)
@@ -290,7 +319,7 @@ class Worker:
 
     def _has_enough(self) -> bool:
         mean = self._slots.mean_connections()
-        return len(self._links) > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
+        return self._count() > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
 
     def _hand_over(self, now: float) -> None:
         """Leave the listeners to the workers with fewer connections; the one with the fewest is rung for.
@@ -312,17 +341,17 @@ class Worker:
         """Wait for new connections again if this worker has room for them, and no longer if there is none."""
         if self._drain_limits is not None or self._accept_again_at is not None:
             return
-        if self._crowd.is_full(len(self._links)):
+        if self._crowd.is_full(self._count()):
             self._leave_listeners()
         elif not self._listening and not self._has_enough():
             self._listen()
 
     def _take_what_waits(self) -> None:
         """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
-        if self._listening or self._crowd.is_full(len(self._links)):
+        if self._listening or self._crowd.is_full(self._count()):
             return
-        if _has_something_to_accept(self._listeners):
-            self._may_have = len(self._links) + TAKEN_BACK
+        if can_accept(self._listeners):
+            self._may_have = self._count() + TAKEN_BACK
             self._listen()
 
     # -- connections ---------------------------------------------------------------------------------------------
@@ -461,19 +490,12 @@ class Worker:
             return
         error = link.session.error
         if error is not None:
-            self._log_end(link, error)
+            log_end(log, link, error)
         if self._door is not None:
             self._door.leave(link.fd)
         self._poller.remove(link.fd)
         link.stream.close()
-        self._slots.set_connections(self._slot, len(self._links))
-        self._come_back()
-
-    def _log_end(self, link: Link, error: FastmilterError) -> None:
-        if isinstance(error, RemoteProtocolError):
-            log.warning("the peer broke the protocol, its connection is closed: %s%s", error, end_of_line(link))
-        else:
-            log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(link))
+        self._count_again()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -530,11 +552,15 @@ class Worker:
             link.session.drain = min(over, 2)
             if over == 4 or (over == 3 and not link.session.past_data):
                 self._lose(link)
+        if over >= 3 and self._lobby is not None:
+            self._lobby.close_all()
         self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])
 
     def _close_all(self) -> None:
         for link in list(self._links.values()):
             self._lose(link)
+        if self._lobby is not None:
+            self._lobby.close_all()
         for listener in self._listeners.values():
             listener.close()
 
@@ -569,21 +595,5 @@ class Worker:
         if verdict is not None:
             self.messages += 1
         if self._message_log is not None:
-            self._message_log.add(conversation, verdict, edits)
-
-
-def _has_something_to_accept(listeners: Iterable[int]) -> bool:
-    poll = select.poll()
-    for fd in listeners:
-        poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def end_of_line(conversation: Conversation) -> str:
-    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
-    parts = [f"pid={os.getpid()}"]
-    if conversation.queue_id is not None:
-        parts.append(f"qid={conversation.queue_id[:40]!r}")
-    if conversation.connection is not None:
-        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
-    return " " + " ".join(parts)
+            peer = conversation.peer if isinstance(conversation, Link) else None
+            self._message_log.add(conversation, peer, verdict, edits)
