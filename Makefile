@@ -27,7 +27,7 @@ FUZZ ?= --count 1000000
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo test pytest mta milters backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo test pytest mta milters backends haproxy lint format typing fuzz bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -63,7 +63,7 @@ build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in i
 demo: build ## Run a filter on a loopback port, play a message through it, show what it did
 	$(RUN) examples/demo.py
 
-test: lint typing mta milters backends pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
+test: lint typing mta milters backends haproxy pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
 
 pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
@@ -77,6 +77,9 @@ milters: ## Install OpenDKIM, OpenDMARC, libmilter and pymilter for the tests (D
 
 backends: ## Install clamd and the Redis server for the tests of the examples (Debian, as root)
 	tests/examples/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real back-ends will be skipped."; }
+
+haproxy: ## Install HAProxy for the test of several machines (Debian, as root)
+	tests/layout/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The test with HAProxy will be skipped."; }
 
 lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)

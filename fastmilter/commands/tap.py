@@ -13,6 +13,7 @@ from fastmilter.commands.recordings import TO_FILTER, TO_MTA, Direction
 from fastmilter.commands.redaction import Redactor
 from fastmilter.commands.relay import Relay, resolve
 from fastmilter.endpoints import parse_endpoint
+from fastmilter.errors import ConfigError
 from fastmilter.server.listen import open_listener, spelling_for_postfix
 from fastmilter.server.settings import parse_duration
 

@@ -1,0 +1,78 @@
+"""HAProxy with the configuration of contrib/ in front of two servers: one drains, one is killed, no mail is lost."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.examples.backends import need
+from tests.layout import haproxy
+from tests.layout.load import Load
+from tests.mta.lab.environment import free_port
+from tests.process.harness import Server, wait_until
+
+MTA = "127.0.0.25"
+PROXY = "127.0.0.1"
+OPTIONS = ("--workers=2", "--log-messages", f"--proxy-from={PROXY}", f"--allow={MTA}", "--drain-stop=1,2,60")
+
+
+class Behind(Server):
+    """A server behind the proxy."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        directory.mkdir()
+        super().__init__(directory)
+        self.name = name
+        self.port = free_port()
+        self.filter.write_text(self.filter.read_text().replace('version = "one"', f'version = "{name}"'))
+
+    def begin(self) -> None:
+        self.start(*OPTIONS, listen=[f"inet:{self.port}@127.0.0.1?proxy=yes"])
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Behind]]:
+    made = [Behind(tmp_path / name, name) for name in haproxy.SERVERS]
+    yield made
+    for server in made:
+        server.kill_all()
+        print(server.log_file.read_text()[-4000:])
+
+
+def test_one_drains_and_one_is_killed_and_no_mail_is_lost(servers: list[Behind], tmp_path: Path) -> None:
+    program = need("haproxy", hint="tests/layout/install.sh")
+    first, second = servers
+    for server in servers:
+        server.begin()
+    ports = {server.name: server.port for server in servers}
+    with haproxy.started(program, tmp_path, ports) as proxy, Load(proxy.port, 8, MTA) as load:
+        for server in servers:
+            load.go_on(server.name, 50)
+
+        first.send(signal.SIGTERM)
+        wait_until(lambda: proxy.states()[first.name] == "DOWN", "the proxy sees that one is not there any more")
+        assert first.finish() == 0
+        load.go_on(second.name, 50)
+        assert not load.broken, load
+        assert load.moved[first.name] > 0, "sessions were under way, and nothing broke"
+
+        first.begin()
+        wait_until(lambda: proxy.states()[first.name] == "UP", "the proxy sees that it is back")
+        load.go_on(first.name, 50)
+        assert not load.broken, load
+
+        for pid in (second.pid, *second.workers()):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: proxy.states()[second.name] == "DOWN", "the proxy sees that one is dead")
+        broken = len(load.broken)
+        load.go_on(first.name, 200)
+        assert len(load.broken) == broken, "nothing breaks any more once the dead one is out"
+        assert {server for server, _ in load.broken} <= {second.name, None}, "sessions on the dead one alone"
+    assert len(load.broken) <= 2 * 8
+    assert len(set(load.sent)) == len(load.sent) == load.accepted.total(), "each message was let through once"
+    told = first.log_file.read_text()
+    assert told.count(f" mta='{MTA}' ") == told.count(" verdict=") > 0, "the log tells the MTA, not the proxy"
+    assert "refused" not in told
+    assert first.stop() == 0
