@@ -4,6 +4,7 @@ import socket
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from fastmilter.client import Client
@@ -84,7 +85,12 @@ class Load:
 
     def _message(self, client: Client, name: str) -> Verdict | str:
         """Send a message; return the server that let it through, or the verdict that kept it."""
-        for step in (lambda: client.mail(f"{name}@example.org"), lambda: client.rcpt("b@example.net"), client.data):
+        steps: tuple[Callable[[], Verdict | None], ...] = (
+            lambda: client.mail(f"{name}@example.org"),
+            lambda: client.rcpt("b@example.net"),
+            client.data,
+        )
+        for step in steps:
             verdict = step()
             if verdict is not None and verdict.kind not in ("accept", "continue"):
                 return verdict
