@@ -18,7 +18,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 STAMPS := build/stamps/$(subst /,_,$(VENV))
 # Python files too are compiled, those that setup.py names: it finds out itself which have changed.
 SOURCES := setup.py $(foreach kind,py pyx pxd,$(wildcard fastmilter/*.$(kind) fastmilter/server/*.$(kind)))
-CHECKED := fastmilter tests examples bench setup.py
+CHECKED := fastmilter tests examples bench contrib setup.py
 # What pytest is told besides, for instance  make test PYTEST="-k session -x"
 PYTEST ?=
 # What the fuzzer is told, for instance  make fuzz FUZZ="--count 1000 --seed 1"

@@ -1,12 +1,15 @@
 """HAProxy with the configuration of contrib/ in front of two servers: one drains, one is killed, no mail is lost."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fastmilter import codec
+from fastmilter.server.settings import load_settings
 from tests.examples.backends import need
 from tests.layout import haproxy
 from tests.layout.load import Load
@@ -39,6 +42,19 @@ def servers(tmp_path: Path) -> Iterator[list[Behind]]:
     for server in made:
         server.kill_all()
         print(server.log_file.read_text()[-4000:])
+
+
+def test_the_health_check_is_a_negotiation_and_the_time_outs_leave_room() -> None:
+    text = haproxy.CONFIGURATION.read_text()
+    sent = bytes.fromhex("".join(re.findall(r"^    tcp-check send-binary (\w+)$", text, re.MULTILINE)))
+    assert sent == codec.encode(codec.Negotiate(6, 0x1FF, 0x1FFFFF)) + codec.encode(codec.Quit())
+    (expected,) = re.findall(r"^    tcp-check expect binary (\w+)$", text, re.MULTILINE)
+    assert codec.encode(codec.Negotiate(6, 0, 0))[4:].startswith(bytes.fromhex(expected))
+    idle = load_settings({"target": "tagger:Tagger"}, {}).idle_timeout
+    times = re.findall(r"^    timeout (?:client|server) (\d+)s$", text, re.MULTILINE)
+    assert len(times) == 2
+    assert all(float(seconds) > idle for seconds in times)
+    assert not re.search(r"^[^#]*shutdown-sessions", text, re.MULTILINE)
 
 
 def test_one_drains_and_one_is_killed_and_no_mail_is_lost(servers: list[Behind], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from fastmilter.server.settings import OPTIONS, load_settings
 from fastmilter.server.worker import FINAL_GRACE_S
 from tests.process.harness import ROOT
 
-MANIFEST: Final = (ROOT / "contrib" / "kubernetes" / "mail-filter.yaml").read_text()
+MANIFEST: Final = (ROOT / "contrib" / "kubernetes" / "deployment.yaml").read_text()
 DOCUMENTS: Final = {re.findall(r"^kind: (\w+)$", text, re.MULTILINE)[0]: text for text in MANIFEST.split("\n---\n")}
 DEPLOYMENT: Final = DOCUMENTS["Deployment"]
 
