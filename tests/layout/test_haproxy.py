@@ -1,5 +1,6 @@
 """HAProxy with the configuration of contrib/ in front of two servers: one drains, one is killed, no mail is lost."""
 
+import contextlib
 import os
 import re
 import signal
@@ -12,13 +13,13 @@ from fastmilter import codec
 from fastmilter.server.settings import load_settings
 from tests.examples.backends import need
 from tests.layout import haproxy
-from tests.layout.load import Load
-from tests.mta.lab.environment import free_port
+from tests.layout.load import MailLoad, MilterLoad
+from tests.mta.lab import Delivery, Postfix, Sink, free_port, missing_for_postfix, required
 from tests.process.harness import Server, wait_until
 
 MTA = "127.0.0.25"
 PROXY = "127.0.0.1"
-OPTIONS = ("--workers=2", "--log-messages", f"--proxy-from={PROXY}", f"--allow={MTA}", "--drain-stop=1,2,60")
+OPTIONS = ("--workers=2", "--log-messages", f"--proxy-from={PROXY}", "--drain-stop=1,2,60")
 
 
 class Behind(Server):
@@ -31,8 +32,8 @@ class Behind(Server):
         self.port = free_port()
         self.filter.write_text(self.filter.read_text().replace('version = "one"', f'version = "{name}"'))
 
-    def begin(self) -> None:
-        self.start(*OPTIONS, listen=[f"inet:{self.port}@127.0.0.1?proxy=yes"])
+    def begin(self, *more: str) -> None:
+        self.start(*OPTIONS, *more, listen=[f"inet:{self.port}@127.0.0.1?proxy=yes"])
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ def test_one_drains_and_one_is_killed_and_no_mail_is_lost(servers: list[Behind],
     program = need("haproxy", hint="tests/layout/install.sh")
     first, second = servers
     for server in servers:
-        server.begin()
+        server.begin(f"--allow={MTA}")
     ports = {server.name: server.port for server in servers}
-    with haproxy.started(program, tmp_path, ports) as proxy, Load(proxy.port, 8, MTA) as load:
+    with haproxy.started(program, tmp_path, ports) as proxy, MilterLoad(proxy.port, 8, MTA) as load:
         for server in servers:
             load.go_on(server.name, 50)
 
@@ -74,7 +75,7 @@ def test_one_drains_and_one_is_killed_and_no_mail_is_lost(servers: list[Behind],
         assert not load.broken, load
         assert load.moved[first.name] > 0, "sessions were under way, and nothing broke"
 
-        first.begin()
+        first.begin(f"--allow={MTA}")
         wait_until(lambda: proxy.states()[first.name] == "UP", "the proxy sees that it is back")
         load.go_on(first.name, 50)
         assert not load.broken, load
@@ -92,3 +93,54 @@ def test_one_drains_and_one_is_killed_and_no_mail_is_lost(servers: list[Behind],
     assert told.count(f" mta='{MTA}' ") == told.count(" verdict=") > 0, "the log tells the MTA, not the proxy"
     assert "refused" not in told
     assert first.stop() == 0
+
+
+@pytest.mark.mta
+def test_the_same_with_postfix(servers: list[Behind], tmp_path: Path) -> None:
+    """Each message that Postfix took is delivered once, with what the filter added."""
+    program = need("haproxy", hint="tests/layout/install.sh")
+    need_postfix()
+    first, second = servers
+    for server in servers:
+        server.begin(f"--allow={PROXY}")  # Postfix has the address of this machine too
+    ports = {server.name: server.port for server in servers}
+    with contextlib.ExitStack() as stack:
+        proxy = stack.enter_context(haproxy.started(program, tmp_path, ports))
+        sink = stack.enter_context(Sink())
+        postfix = stack.enter_context(Postfix(sink, [f"inet:{proxy.port}@127.0.0.1"]))
+        with MailLoad(postfix.port, 6) as load:
+            for server in servers:
+                server.wait_log(" verdict=continue ", 20)
+
+            first.send(signal.SIGTERM)
+            wait_until(lambda: proxy.states()[first.name] == "DOWN", "the proxy sees that one is not there any more")
+            assert first.finish() == 0
+            load.go_on(30)
+            assert set(load.answers) == {421}, "sessions were moved, and none got the default action"
+
+            first.begin(f"--allow={PROXY}")
+            first.wait_log(" verdict=continue ", 20)
+            for pid in (second.pid, *second.workers()):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: proxy.states()[second.name] == "DOWN", "the proxy sees that one is dead")
+            load.go_on(60)
+        assert not load.broken
+        assert set(load.answers) <= {421, 451}, "451: the default action, for sessions on the dead one"
+        assert load.answers[451] <= 2 * 6
+        postfix.settle()
+        delivered = sink.matching(lambda _: True)
+    assert sorted(delivery.sender for delivery in delivered) == sorted(f"{name}@example.org" for name in load.sent)
+    assert all(is_filtered(delivery) for delivery in delivered)
+
+
+def is_filtered(delivery: Delivery) -> bool:
+    return delivery.values("X-Version")[0].decode() in haproxy.SERVERS
+
+
+def need_postfix() -> None:
+    """Fail, or skip where nobody insists, when Postfix cannot run here."""
+    if reasons := missing_for_postfix():
+        text = f"postfix cannot run here: {'; '.join(reasons)} (see tests/mta/install.sh)"
+        if required():
+            pytest.fail(text)
+        pytest.skip(text)
