@@ -18,7 +18,7 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 STAMPS := build/stamps/$(subst /,_,$(VENV))
 # Python files too are compiled, those that setup.py names: it finds out itself which have changed.
 SOURCES := setup.py $(foreach kind,py pyx pxd,$(wildcard fastmilter/*.$(kind) fastmilter/server/*.$(kind)))
-CHECKED := fastmilter tests examples bench setup.py
+CHECKED := fastmilter tests examples bench contrib setup.py
 # What pytest is told besides, for instance  make test PYTEST="-k session -x"
 PYTEST ?=
 # What the fuzzer is told, for instance  make fuzz FUZZ="--count 1000 --seed 1"
@@ -29,7 +29,7 @@ SOAK ?= --seconds 60
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo soak test pytest mta milters promtool backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo soak test pytest mta milters promtool backends haproxy lint format typing fuzz bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -65,7 +65,7 @@ build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in i
 demo: build ## Run a filter on a loopback port, play a message through it, show what it did
 	$(RUN) examples/demo.py
 
-test: lint typing mta milters promtool backends pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
+test: lint typing mta milters promtool backends haproxy pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
 
 pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
@@ -82,6 +82,9 @@ promtool: ## Get Prometheus's promtool for the tests of metrics, dashboard and a
 
 backends: ## Install clamd and the Redis server for the tests of the examples (Debian, as root)
 	tests/examples/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with real back-ends will be skipped."; }
+
+haproxy: ## Install HAProxy for the test of several machines (Debian, as root)
+	tests/layout/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The test with HAProxy will be skipped."; }
 
 lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)

@@ -40,7 +40,8 @@ class Endpoint:
     ``host`` is ``None`` for every local address (``inet:8894``); ``port`` is a number from 0 to 65535 or the name of
     a service; ``path`` belongs to ``unix``, with ``mode`` (permission bits), ``owner`` and ``group`` for whoever makes
     it, each ``None`` if not given; a path that begins with ``@`` is an abstract name (Linux), which no file system
-    shows; ``fd`` is the number of an inherited descriptor.
+    shows; ``fd`` is the number of an inherited descriptor. ``proxy`` (TCP and ``fd``): what a
+    server expects there of proxies is the PROXY protocol.
     """
 
     kind: EndpointKind
@@ -51,6 +52,7 @@ class Endpoint:
     owner: str | None = None
     group: str | None = None
     fd: int | None = None
+    proxy: bool = False
 
     @property
     def is_abstract(self) -> bool:
@@ -65,17 +67,18 @@ class Endpoint:
 
     def __str__(self) -> str:
         """Return the address in libmilter's spelling."""
+        query = "?proxy=yes" if self.proxy else ""
         if self.kind is EndpointKind.FD:
-            return f"fd:{self.fd}"
+            return f"fd:{self.fd}{query}"
         if self.kind is EndpointKind.UNIX:
             options = [] if self.mode is None else [f"mode={self.mode:04o}"]
             options += [] if self.owner is None else [f"owner={self.owner}"]
             options += [] if self.group is None else [f"group={self.group}"]
             return f"unix:{self.path}" + (f"?{'&'.join(options)}" if options else "")
         if self.host is None:
-            return f"{self.kind}:{self.port}"
+            return f"{self.kind}:{self.port}{query}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.kind}:{self.port}@{host}"
+        return f"{self.kind}:{self.port}@{host}{query}"
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -84,7 +87,8 @@ def parse_endpoint(text: str) -> Endpoint:
     ``inet:8894@127.0.0.1``, ``inet6:8894@[::1]``, ``inet:8894`` (every local address), ``unix:/path``,
     ``local:/path``, ``/path``, ``fd:3`` (libmilter); ``inet:127.0.0.1:8894``, ``inet:[::1]:8894`` (Postfix). A path
     takes ``?mode=0660&owner=filter&group=postfix``; ``unix:@name`` is an abstract socket of Linux, which has none of
-    these. An IPv6 address makes the kind ``inet6`` whatever the prefix.
+    these. All others take ``?proxy=yes``, which means something to a server. An IPv6 address makes the kind ``inet6``
+    whatever the prefix.
 
     Raises ``ConfigError`` for anything else.
 
@@ -134,15 +138,25 @@ def _unix(text: str, rest: str) -> Endpoint:
 
 
 def _descriptor(text: str, rest: str) -> Endpoint:
-    if not re.fullmatch(r"[0-9]{1,9}", rest):
+    number, proxy = _without_proxy(text, rest)
+    if not re.fullmatch(r"[0-9]{1,9}", number):
         raise ConfigError(f"address {text!r} must look like 'fd:3'")
-    return Endpoint(EndpointKind.FD, fd=int(rest))
+    return Endpoint(EndpointKind.FD, fd=int(number), proxy=proxy)
+
+
+def _without_proxy(text: str, rest: str) -> tuple[str, bool]:
+    """Take ``?proxy=yes`` off the end of an address that is no path."""
+    place, mark, query = rest.partition("?")
+    if query.partition("=")[0] in ("mode", "owner", "group"):
+        raise ConfigError(f"address {text!r}: mode, owner and group belong to a unix path")
+    if mark and query not in ("proxy=yes", "proxy=no"):
+        raise ConfigError(f"address {text!r}: {query!r} must be 'proxy=yes'")
+    return place, query == "proxy=yes"
 
 
 def _inet(text: str, kind: EndpointKind, rest: str) -> Endpoint:
     form = f"it must look like '{kind}:8894@{'::1' if kind is EndpointKind.INET6 else '127.0.0.1'}'"
-    if "?" in rest:
-        raise ConfigError(f"address {text!r}: mode and group belong to a unix path; {form}")
+    rest, proxy = _without_proxy(text, rest)
     host: str | None
     if "@" in rest:
         port, _, host = rest.partition("@")
@@ -158,7 +172,7 @@ def _inet(text: str, kind: EndpointKind, rest: str) -> Endpoint:
         kind = EndpointKind.INET6
     elif checked is not None and kind is EndpointKind.INET6 and re.fullmatch(r"[0-9.]+", checked):
         raise ConfigError(f"address {text!r}: {checked} is no IPv6 address; {form}")
-    return Endpoint(kind, checked, _port(text, port, form))
+    return Endpoint(kind, checked, _port(text, port, form), proxy=proxy)
 
 
 def _host(text: str, host: str, form: str) -> str:

@@ -13,6 +13,7 @@ from fastmilter.commands.recordings import TO_FILTER, TO_MTA, Direction
 from fastmilter.commands.redaction import Redactor
 from fastmilter.commands.relay import Relay, resolve
 from fastmilter.endpoints import parse_endpoint
+from fastmilter.errors import ConfigError
 from fastmilter.server.listen import open_listener, spelling_for_postfix
 from fastmilter.server.settings import parse_duration
 
@@ -20,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def _endpoint(value: object) -> Any:
-    return parse_endpoint(str(value))
+    endpoint = parse_endpoint(str(value))
+    if endpoint.proxy:
+        raise ConfigError(f"{endpoint}: leave out ?proxy=yes, which is for fastmilter serve")
+    return endpoint
 
 
 OPTIONS: Final = (

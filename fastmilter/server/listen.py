@@ -83,11 +83,13 @@ class Listener:
         self._lock = lock
 
     def is_at(self, address: Endpoint) -> bool:
-        """Tell whether this is the listener of ``address``; ``ConfigError`` if only its permissions would differ."""
-        if _without_permissions(address) != _without_permissions(self.address):
+        """Tell whether this is the listener of ``address``; ``ConfigError`` if only its options would differ."""
+        if _without_query(address) != _without_query(self.address):
             return False
         if address != self.address:
-            raise ConfigError(f"{address}: mode, owner and group of a socket that is open cannot be changed: restart")
+            raise ConfigError(
+                f"{address}: mode, owner, group and proxy of a socket that is open cannot be changed: restart"
+            )
         return True
 
     def forget(self) -> None:
@@ -114,8 +116,8 @@ class Listener:
             self._lock.release()
 
 
-def _without_permissions(address: Endpoint) -> Endpoint:
-    return replace(address, mode=None, owner=None, group=None)
+def _without_query(address: Endpoint) -> Endpoint:
+    return replace(address, mode=None, owner=None, group=None, proxy=False)
 
 
 def open_listener(address: Endpoint, *, backlog: int = BACKLOG) -> Listener:
@@ -328,6 +330,8 @@ def _open_inherited(address: Endpoint, number: int, backlog: int) -> Listener:
     try:
         if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
             raise ConfigError(f"{address}: descriptor {number} is not a TCP or unix stream socket")
+        if address.proxy and sock.family == socket.AF_UNIX:
+            raise ConfigError(f"{address}: the PROXY protocol is for TCP: leave out ?proxy=yes")
         if not _is_listening(sock):
             raise ConfigError(f"{address}: descriptor {number} is a socket that does not listen")
         sock.listen(backlog)  # again, for the length of its queue
@@ -357,4 +361,4 @@ def _name_of(sock: socket.socket, address: Endpoint) -> Endpoint:
     if sock.family == socket.AF_UNIX:
         return Endpoint(EndpointKind.UNIX, path=name) if isinstance(name, str) and name else address
     kind = EndpointKind.INET6 if sock.family == socket.AF_INET6 else EndpointKind.INET
-    return Endpoint(kind, host=name[0], port=name[1])
+    return Endpoint(kind, host=name[0], port=name[1], proxy=address.proxy)

@@ -33,14 +33,15 @@ cdef class MessageLog:
         rcpts=Py_ssize_t,
         qid=str,
         helo=str,
+        mta=str,
         client=str,
         sender=str,
         line=str,
         queue_id=str,
     )
-    cpdef object add(self, Conversation conversation, verdict, Py_ssize_t edits)
+    cpdef object add(self, Conversation conversation, peer, verdict, Py_ssize_t edits)
     @cython.locals(message=EditableMessage, connection=Connection)
-    cdef object _add_json(self, Conversation conversation, verdict, Py_ssize_t edits, long tenths)
+    cdef object _add_json(self, Conversation conversation, peer, verdict, Py_ssize_t edits, long tenths)
     cdef object _put_json(self, str level, dict fields)
     @cython.locals(writer=LineWriter, lost=Py_ssize_t)
     cpdef object flush(self)

@@ -76,28 +76,34 @@ class MessageLog:
         self._to_the_second = ""
         self._behind_it = ""
 
-    def add(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
-        """Note a message that has ended with ``verdict`` (``None``: dropped) and so many edits; it is written later."""
+    def add(self, conversation: Conversation, peer: str | None, verdict: Verdict | None, edits: int) -> None:
+        """Note a message that has ended with ``verdict`` (``None``: dropped) and so many edits; it is written later.
+
+        ``peer``: the MTA, if a proxy has named it.
+        """
         message, connection = conversation.message, conversation.connection
         assert message is not None
         assert connection is not None
         tenths = int((time.monotonic() - message._began) * 10000)
         if self._as_json:
-            self._add_json(conversation, verdict, edits, tenths)
+            self._add_json(conversation, peer, verdict, edits, tenths)
             return
         queue_id = message.queue_id
         qid = "" if queue_id is None else f" qid={queue_id[:_MOST_OF_QUEUE_ID]!r}"
         helo = "" if connection._helo is None else " helo=" + quoted(connection._helo, _MOST_OF_HELO)
+        mta = "" if peer is None else f" mta={peer!r}"
         client = str(connection.address)[:_MOST_OF_CLIENT]
         sender = quoted(to_bytes(path_text(message._sender.sender)), _MOST_OF_SENDER)
         rcpts = len(message._recipients)
         line = (
-            f"{self._begin('info')}{qid} client={client!r}{helo} from={sender} rcpts={rcpts}"
+            f"{self._begin('info')}{qid} client={client!r}{mta}{helo} from={sender} rcpts={rcpts}"
             f" verdict={_shown(verdict)} edits={edits} ms={tenths // 10}.{tenths % 10}{self._tail}"
         )
         self._writer.put(to_bytes(line))
 
-    def _add_json(self, conversation: Conversation, verdict: Verdict | None, edits: int, tenths: int) -> None:
+    def _add_json(
+        self, conversation: Conversation, peer: str | None, verdict: Verdict | None, edits: int, tenths: int
+    ) -> None:
         message, connection = conversation.message, conversation.connection
         assert message is not None
         assert connection is not None
@@ -105,6 +111,8 @@ class MessageLog:
         if message.queue_id is not None:
             fields["qid"] = message.queue_id[:_MOST_OF_QUEUE_ID]
         fields["client"] = str(connection.address)[:_MOST_OF_CLIENT]
+        if peer is not None:
+            fields["mta"] = peer
         if connection._helo is not None:
             fields["helo"] = _cut(connection._helo, _MOST_OF_HELO)
         fields["from"] = _cut(to_bytes(path_text(message._sender.sender)), _MOST_OF_SENDER)
@@ -176,13 +184,3 @@ def _shown(verdict: Verdict | None) -> str:
     if verdict is None:
         return "dropped"
     return verdict.kind.value if verdict.code is None else f"{verdict.kind.value} code={verdict.code}"
-
-
-def end_of_line(conversation: Conversation) -> str:
-    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
-    parts = [f"pid={os.getpid()}"]
-    if conversation.queue_id is not None:
-        parts.append(f"qid={conversation.queue_id[:40]!r}")
-    if conversation.connection is not None:
-        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
-    return " " + " ".join(parts)

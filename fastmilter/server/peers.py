@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fastmilter.endpoints import EndpointKind
+from fastmilter.endpoints import Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server.privileges import user_number
 
@@ -109,6 +109,15 @@ def address_of(text: str) -> Address:
     return mapped or address
 
 
+def refuse_half_a_proxy(listen: Sequence[Endpoint], proxy_from: tuple[Network, ...]) -> None:
+    """Refuse an address with ``?proxy=yes`` where no proxy is listed, and listed proxies without such an address."""
+    addresses = [address for address in listen if address.proxy]
+    if addresses and not proxy_from:
+        raise ConfigError(f"{addresses[0]}: name the proxies with --proxy-from NETWORK, or leave out ?proxy=yes")
+    if proxy_from and not addresses:
+        raise ConfigError("--proxy-from: no address has ?proxy=yes, as in inet:8894@192.0.2.1?proxy=yes")
+
+
 def warnings_about(settings: "Settings") -> Iterator[str]:
     """Yield where more may connect than is likely meant, and rules that mean nothing."""
     for address in settings.listen:
@@ -161,7 +170,10 @@ class Door:
         return None if self._rules.allow_user(uid) else f"user {uid} is none of --allow-user"
 
     def _why_not_address(self, peer: socket.socket, fd: int) -> str | None:
-        text = peer.getpeername()[0]
+        return self.why_not(str(peer.getpeername()[0]), fd)
+
+    def why_not(self, text: str, fd: int) -> str | None:
+        """Return why a TCP peer may not have connection ``fd``, or take note that it has it."""
         if not self._rules.allow_address(text):
             return f"{text} is in no network of --allow"
         if self._most:

@@ -39,14 +39,9 @@ class _SelectorPoller(Poller):
         self._selector.close()
 
 
-def has_something_to_accept(listeners: Iterable[int]) -> bool:
-    """Tell whether a connection waits at one of these listening sockets."""
+def can_accept(listeners: Iterable[int]) -> bool:
+    """Tell whether a connection waits at one of the listeners."""
     poll = select.poll()
     for fd in listeners:
         poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def best_poller() -> Poller:
-    """Return the best poller of this platform."""
-    return Epoll() if hasattr(select, "EPOLLEXCLUSIVE") else _SelectorPoller()

@@ -21,7 +21,7 @@ from fastmilter.errors import ConfigError
 from fastmilter.server.listen import BACKLOG
 from fastmilter.server.load import Target, parse_target
 from fastmilter.server.numbers import parse_backlog, parse_limit, parse_limit_or_auto, parse_number, whole_number
-from fastmilter.server.peers import Network, parse_networks, parse_users
+from fastmilter.server.peers import Network, parse_networks, parse_users, refuse_half_a_proxy
 from fastmilter.server.places import AUTO, control_path, parse_control, parse_metrics
 
 ENVIRONMENT_PREFIX: Final = "FASTMILTER_"
@@ -202,7 +202,8 @@ OPTIONS: Final = (
         "inet:8894@127.0.0.1",
         "ADDRESS",
         "where the MTA connects: inet:PORT@HOST, inet6:PORT@[HOST], unix:/path?mode=0660&owner=filter&group=postfix,"
-        " unix:@name, fd:N, or as Postfix writes it; may be given several times",
+        " unix:@name, fd:N, or as Postfix writes it; ?proxy=yes behind one of TCP: see --proxy-from; may be given"
+        " several times",
         repeat=True,
     ),
     Option(
@@ -220,6 +221,15 @@ OPTIONS: Final = (
         "USER",
         "users of this machine that may connect to a unix socket, by name or number; may be given several times;"
         " without it everybody who has access to the socket may",
+        repeat=True,
+    ),
+    Option(
+        "proxy_from",
+        parse_networks,
+        None,
+        "NETWORK",
+        "proxies that must begin with a header of the PROXY protocol, at addresses with ?proxy=yes; the MTA that it"
+        " names is who is allowed, counted and logged; may be given several times",
         repeat=True,
     ),
     Option("user", _parse_name, None, "USER", "whom the filter runs as if the server is started by root"),
@@ -378,6 +388,7 @@ class Settings:
     listen: tuple[Endpoint, ...]
     allow: tuple[Network, ...]
     allow_user: tuple[int, ...]
+    proxy_from: tuple[Network, ...]
     user: str | None
     group: str | None
     allow_root: bool
@@ -453,6 +464,7 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
             values[option.name] = option.parse(option.default) if option.default is not None else missing
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
+    refuse_half_a_proxy(values["listen"], values["proxy_from"])
     asked = values["control"]
     values["control"] = control_path(asked, environment)
     return Settings(

@@ -32,7 +32,7 @@ from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
-from fastmilter.server.message_log import end_of_line
+from fastmilter.server.log_lines import end_of_line
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker
 from fastmilter.session import Phase
@@ -350,11 +350,12 @@ class WaitingWorker(Worker):
         link.is_connected = False
         self._links.pop(link.fd, None)
         self._leaving.add(link)
+        if self._door is not None:
+            self._door.leave(link.fd)
         if not link.is_paused:
             self._poller.remove(link.fd)
         link.stream.close()
-        self._slots.set_connections(self._slot, len(self._links))
-        self._come_back()
+        self._count_again()
 
     def _close(self, link: Link) -> None:
         """Close a connection whose conversation has come to its end, but for a callback that is stuck."""
@@ -362,7 +363,7 @@ class WaitingWorker(Worker):
         self._disconnect(link)
         error = link.session.error
         if error is not None and not link.is_stuck:
-            self._log_end(link, error)
+            self._tell_end(link, error)
         if not link.is_stuck:
             self._leaving.discard(link)
 
@@ -481,7 +482,7 @@ class WaitingWorker(Worker):
         if self._stop_now:
             return True
         limits = self._drain_limits
-        if limits is None or self._links:
+        if limits is None or self._count():
             return False
         return not self._leaving or time.monotonic() > limits[-1]
 

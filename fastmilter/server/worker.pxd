@@ -20,6 +20,7 @@ cdef class Link(Counted):
     cdef readonly int fd
     cdef readonly bytes unsent
     cdef readonly Py_ssize_t sent
+    cdef public object peer
 
 
 cdef class Worker:
@@ -31,6 +32,7 @@ cdef class Worker:
     cdef dict _listeners
     cdef set _tcp
     cdef object _door
+    cdef object _lobby
     cdef object _crowd
     cdef readonly object _channel
     cdef object _reader
@@ -67,6 +69,10 @@ cdef class Worker:
     cdef object _listen(self)
     cdef object _leave_listeners(self)
     cdef object _accept(self, int listener, double now)
+    cdef Link _add_link(self, Stream stream, double now)
+    cdef object _meet(self, int fd, double now)
+    cdef Py_ssize_t _count(self) except -1
+    cdef object _count_again(self)
     cdef bint _has_enough(self) except -1
     cdef object _hand_over(self, double now)
     cdef object _come_back(self)

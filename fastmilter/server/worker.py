@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from fastmilter.constants import MAX_DATA_BYTES
 from fastmilter.conversation import Conversation, Host
-from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
+from fastmilter.errors import ConfigError
 from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options
 from fastmilter.replies import Verdict
@@ -34,10 +34,12 @@ from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.counted import Counted, show_guards, show_in_flight
 from fastmilter.server.counters import Count, Tally
 from fastmilter.server.crowd import Crowd
+from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_file import reopen_log_file
-from fastmilter.server.message_log import end_of_line, open_message_log
+from fastmilter.server.log_lines import end_of_line, log_end
+from fastmilter.server.message_log import open_message_log
 from fastmilter.server.peers import open_door
-from fastmilter.server.poller import best_poller, has_something_to_accept
+from fastmilter.server.poller import best_poller, can_accept
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -99,6 +101,7 @@ class Link(Counted):
         self.last_read = now
         self.unsent: bytes | None = None
         self.sent = 0  # how much of ``unsent`` has left all the same
+        self.peer: str | None = None  # the MTA, if a proxy has named it
 
 
 class Worker:
@@ -130,6 +133,7 @@ class Worker:
         self._in_work = InWork(slots, slot)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
+        self._lobby = open_lobby(settings, listeners, self._door, self._poller)
         self._message_log = open_message_log(settings, slots.number(slot), self._poller)
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
@@ -185,7 +189,7 @@ class Worker:
         master_channel.send(self._channel, master_channel.Ready())
 
     def _finished(self) -> bool:
-        return self._stop_now or (self._drain_limits is not None and not self._links)
+        return self._stop_now or (self._drain_limits is not None and not self._count())
 
     def _wake_at(self) -> float:
         """Return when the loop must turn, whatever happens."""
@@ -204,6 +208,8 @@ class Worker:
                     self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)
+            elif self._lobby is not None and fd in self._lobby.guests:
+                self._meet(fd, now)
             elif fd == self._channel.fileno():
                 self._answer_due()  # orders may close connections
                 self._take_orders(now)
@@ -231,6 +237,9 @@ class Worker:
             self._take_what_waits()
         if self._door is not None:
             self._door.on_time(now)
+        if self._lobby is not None:
+            self._lobby.on_time(now)
+            self._count_again()
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)
@@ -277,24 +286,48 @@ class Worker:
             return
         if stream is None:
             return  # another worker was faster
-        if self._door is not None and not self._door.admit(stream.fileno(), listener, now):
+        if self._lobby is not None and listener in self._lobby.listeners:
+            if not self._lobby.enter(stream, listener, now):
+                self._tally.add(Count.REFUSED)
+                return
+        elif self._door is not None and not self._door.admit(stream.fileno(), listener, now):
             self._tally.add(Count.REFUSED)
             stream.close()
             return
+        else:
+            self._add_link(stream, now)
+        self._accepted += 1
+        self._tally.add(_ACCEPTED)
+        self._slots.set_accepted(self._slot, self._accepted)
+        self._slots.set_connections(self._slot, self._count())
+        if self._has_enough():
+            self._hand_over(now)
+        elif self._crowd.is_full(self._count()):
+            self._hand_over(now)
+            self._leave_listeners()
+            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
+
+    def _add_link(self, stream: Stream, now: float) -> Link:
         link = self._make_link(stream, now)
         self._crowd.limit(link.session)
         self._links[link.fd] = link
         self._poller.add(link.fd)
-        self._accepted += 1
-        self._tally.add(_ACCEPTED)
-        self._slots.set_accepted(self._slot, self._accepted)
-        self._slots.set_connections(self._slot, len(self._links))
-        if self._has_enough():
-            self._hand_over(now)
-        elif self._crowd.is_full(len(self._links)):
-            self._hand_over(now)
-            self._leave_listeners()
-            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
+        return link
+
+    def _meet(self, fd: int, now: float) -> None:
+        """Let in a connection that has told who it is."""
+        guest = None if self._lobby is None else self._lobby.hear(fd, now)
+        if guest is not None:
+            self._add_link(guest.stream, now).peer = guest.peer
+        self._count_again()
+
+    def _count(self) -> int:
+        """Return the number of connections, those that have not told yet who they are included."""
+        return len(self._links) if self._lobby is None else len(self._links) + len(self._lobby.guests)
+
+    def _count_again(self) -> None:
+        self._slots.set_connections(self._slot, self._count())
+        self._come_back()
 
     def _make_link(self, stream: Stream, now: float) -> Link:
         return Link(self.plan, self, self._tally, stream, now)
@@ -304,7 +337,7 @@ class Worker:
 
     def _has_enough(self) -> bool:
         mean = self._slots.mean_connections()
-        return len(self._links) > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
+        return self._count() > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
 
     def _hand_over(self, now: float) -> None:
         """Leave the listeners to the workers with fewer connections; the one with the fewest is rung for.
@@ -326,17 +359,17 @@ class Worker:
         """Wait for new connections again if this worker has room for them, and no longer if there is none."""
         if self._drain_limits is not None or self._accept_again_at is not None:
             return
-        if self._crowd.is_full(len(self._links)):
+        if self._crowd.is_full(self._count()):
             self._leave_listeners()
         elif not self._listening and not self._has_enough():
             self._listen()
 
     def _take_what_waits(self) -> None:
         """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
-        if self._listening or self._crowd.is_full(len(self._links)):
+        if self._listening or self._crowd.is_full(self._count()):
             return
-        if has_something_to_accept(self._listeners):
-            self._may_have = len(self._links) + TAKEN_BACK
+        if can_accept(self._listeners):
+            self._may_have = self._count() + TAKEN_BACK
             self._listen()
 
     # -- connections ---------------------------------------------------------------------------------------------
@@ -477,21 +510,17 @@ class Worker:
             return
         error = link.session.error
         if error is not None:
-            self._log_end(link, error)
+            self._tell_end(link, error)
         if self._door is not None:
             self._door.leave(link.fd)
         self._poller.remove(link.fd)
         link.stream.close()
-        self._slots.set_connections(self._slot, len(self._links))
-        self._come_back()
+        self._count_again()
 
-    def _log_end(self, link: Link, error: FastmilterError) -> None:
-        if isinstance(error, RemoteProtocolError):
-            self._tally.add(Count.PROTOCOL_ERRORS)
-            log.warning("the peer broke the protocol, its connection is closed: %s%s", error, end_of_line(link))
-        else:
-            self._tally.add(Count.NEGOTIATION_FAILURES)
-            log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(link))
+    def _tell_end(self, link: Link, error: FastmilterError) -> None:
+        is_protocol = isinstance(error, RemoteProtocolError)
+        self._tally.add(Count.PROTOCOL_ERRORS if is_protocol else Count.NEGOTIATION_FAILURES)
+        log_end(log, link, error)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -551,11 +580,15 @@ class Worker:
             link.session.drain = min(over, 2)
             if over == 4 or (over == 3 and not link.session.past_data):
                 self._lose(link)
+        if over >= 3 and self._lobby is not None:
+            self._lobby.close_all()
         self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])
 
     def _close_all(self) -> None:
         for link in list(self._links.values()):
             self._lose(link)
+        if self._lobby is not None:
+            self._lobby.close_all()
         for listener in self._listeners.values():
             listener.close()
 
@@ -595,4 +628,5 @@ class Worker:
         if verdict is not None:
             self.messages += 1
         if self._message_log is not None:
-            self._message_log.add(conversation, verdict, edits)
+            peer = conversation.peer if isinstance(conversation, Link) else None
+            self._message_log.add(conversation, peer, verdict, edits)

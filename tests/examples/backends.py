@@ -17,12 +17,12 @@ from tests.support.clamd import VIRUS
 STOP_S: Final = 30.0
 
 
-def need(*names: str) -> str:
+def need(*names: str, hint: str = "tests/examples/install.sh") -> str:
     """Return the path of one of the programs; fail, or skip where nobody insists, if there is none."""
     for name in names:
         if path := program(name):
             return path
-    text = f"{' or '.join(names)} is not installed (see tests/examples/install.sh)"
+    text = f"{' or '.join(names)} is not installed (see {hint})"
     if required():
         pytest.fail(text)
     pytest.skip(text)

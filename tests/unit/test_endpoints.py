@@ -48,6 +48,10 @@ INET, INET6, UNIX, FD = EndpointKind
         ("unix:@m", Endpoint(UNIX, path="@m"), "unix:@m"),
         ("/m?group=mail", Endpoint(UNIX, path="/m", group="mail"), "unix:/m?group=mail"),
         ("fd:3", Endpoint(FD, fd=3), "fd:3"),
+        ("fd:3?proxy=yes", Endpoint(FD, fd=3, proxy=True), "fd:3?proxy=yes"),
+        ("inet:8894?proxy=yes", Endpoint(INET, None, 8894, proxy=True), "inet:8894?proxy=yes"),
+        ("inet:[::1]:8894?proxy=yes", Endpoint(INET6, "::1", 8894, proxy=True), "inet6:8894@[::1]?proxy=yes"),
+        ("inet:8894@::1?proxy=no", Endpoint(INET6, "::1", 8894), "inet6:8894@[::1]"),
     ],
 )
 def test_spellings(text: str, expected: Endpoint, canonical: str) -> None:
@@ -80,7 +84,11 @@ def test_spellings(text: str, expected: Endpoint, canonical: str) -> None:
         ("inet:::1:8894", "an IPv6 address needs brackets, as in 'inet:[::1]:8894'"),
         ("inet6:8894@::g", "'::g' is no IPv6 address; it must look like 'inet6:8894@::1'"),
         ("inet6:8894@127.0.0.1", "127.0.0.1 is no IPv6 address"),
-        ("inet:8894@127.0.0.1?mode=0660", "mode and group belong to a unix path"),
+        ("inet:8894@127.0.0.1?mode=0660", "mode, owner and group belong to a unix path"),
+        ("fd:3?mode=0660", "mode, owner and group belong to a unix path"),
+        ("inet:8894?proxy", "'proxy' must be 'proxy=yes'"),
+        ("inet:8894?proxy=yes&proxy=yes", "'proxy=yes&proxy=yes' must be 'proxy=yes'"),
+        ("/m?proxy=yes", "'proxy=yes' must be 'mode=0660'"),
         ("unix:", "names no socket"),
         ("/run/", "names no socket"),
         ("/m?", "'' must be 'mode=0660', 'owner=NAME' or 'group=NAME'"),

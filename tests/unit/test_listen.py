@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -389,6 +390,20 @@ def test_a_reload_knows_its_own_listeners(stack: ExitStack, tmp_path: Path) -> N
     for change in ("mode=0660", "mode=0600&owner=0", "mode=0600&group=0"):
         with pytest.raises(ConfigError, match="cannot be changed: restart"):
             listener.is_at(parse_endpoint(f"unix:{tmp_path}/fm.sock?{change}"))
+    proxied = opened(stack, "inet:0@127.0.0.1?proxy=yes")
+    assert proxied.bound.proxy
+    assert proxied.is_at(parse_endpoint("inet:127.0.0.1:0?proxy=yes"))
+    with pytest.raises(ConfigError, match="cannot be changed: restart"):
+        proxied.is_at(parse_endpoint("inet:0@127.0.0.1"))
+
+
+def test_an_inherited_socket_may_be_for_proxies(stack: ExitStack, tmp_path: Path) -> None:
+    tcp, unix = opened(stack, "inet:0@127.0.0.1"), opened(stack, f"unix:{tmp_path}/fm.sock")
+    assert opened(stack, f"fd:{os.dup(tcp.socket.fileno())}?proxy=yes").bound == replace(tcp.bound, proxy=True)
+    number = os.dup(unix.socket.fileno())
+    stack.callback(os.close, number)
+    with pytest.raises(ConfigError, match="the PROXY protocol is for TCP"):
+        open_listener(parse_endpoint(f"fd:{number}?proxy=yes"))
 
 
 def test_the_spelling_for_postfix() -> None:

@@ -72,12 +72,13 @@ def log() -> Iterator[Log]:
 class Logged(Mta):
     """Plays commands to a filter class whose messages are logged."""
 
-    def __init__(self, log: Log, filter_class: object = everything()) -> None:
+    def __init__(self, log: Log, filter_class: object = everything(), peer: str | None = None) -> None:
         self.log = log
+        self.peer = peer
         super().__init__(filter_class)  # type: ignore[arg-type]
 
     def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
-        self.log.log.add(conversation, verdict, edits)
+        self.log.log.add(conversation, self.peer, verdict, edits)
 
 
 def test_a_line_tells_what_there_is_to_know(log: Log) -> None:
@@ -88,6 +89,11 @@ def test_a_line_tells_what_there_is_to_know(log: Log) -> None:
         r" verdict=continue edits=0 ms=\d+\.\d",
         line,
     )
+
+
+def test_the_mta_is_told_if_a_proxy_has_named_it(log: Log) -> None:
+    Logged(log, peer="2001:db8::25").send(*HEAD, ABORT)
+    assert " client='192.0.2.25:40522' mta='2001:db8::25' helo='client.example' " in log.lines()[0]
 
 
 def test_it_looks_as_the_lines_of_the_other_loggers(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,20 @@ def test_warnings(options: dict[str, object], warnings: list[str]) -> None:
     assert list(warnings_about(load_settings({"target": "tagger:Tagger", **options}, {}))) == warnings
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"listen": "inet:1?proxy=yes"}, "inet:1?proxy=yes: name the proxies with --proxy-from NETWORK"),
+        ({"listen": "inet:1", "proxy_from": "192.0.2.1"}, "--proxy-from: no address has ?proxy=yes"),
+        ({"listen": "inet:1?proxy=yes", "proxy_from": "192.0.2.1/24"}, "is an address within a network"),
+    ],
+)
+def test_half_a_proxy_is_refused(options: dict[str, object], error: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"target": "tagger:Tagger", **options}, {})
+    assert error in str(caught.value)
+
+
 def test_one_line_at_a_time_and_none_is_lost() -> None:
     said: list[str] = []
     limit = LogLimit(said.append, 1.0)
