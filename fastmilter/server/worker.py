@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from fastmilter.constants import MAX_DATA_BYTES
 from fastmilter.conversation import Conversation, Host
-from fastmilter.errors import ConfigError
+from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options
 from fastmilter.replies import Verdict
