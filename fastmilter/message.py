@@ -271,11 +271,11 @@ class EditableMessage:
             self._add(_CHANGE_BODY, body)
 
     @property
-    def has_unread_body(self) -> bool:
+    def _has_unread_body(self) -> bool:
         """Whether an asynchronous iterable was handed over and is still to be read: for whoever runs the callback."""
         return self._unread_body is not None
 
-    async def read_body(self) -> None:
+    async def _read_body(self) -> None:
         """Read what was handed over last, into a temporary file where it is large; errors of it come through."""
         source, self._unread_body = self._unread_body, None
         self._add(_CHANGE_BODY, NewBody(await spooled_from(source)))

@@ -198,8 +198,8 @@ class _Server:
             try:
                 result = self._call(self._conversation.invoke)
                 message = self._conversation.message
-                if message is not None and message.has_unread_body:
-                    self._call(message.read_body)
+                if message is not None and message._has_unread_body:
+                    self._call(message._read_body)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 self._conversation.failed(error)
             except BaseException:

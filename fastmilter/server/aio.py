@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,21 @@ from typing import Any, Final
 
 from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME
+from fastmilter.replies import Verdict
 from fastmilter.server.counters import Gauge
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.waiting import (
+    CLOSE_S,
+    EXPIRING,
+    LATE,
+    MOST_FRAMES,
+    RUNNING,
+    Job,
+    WaitingWorker,
+    stack_of,
+    step_of,
+)
 from fastmilter.server.worker import EXIT_DRAINED, Worker
 
 log = logging.getLogger(__name__)
@@ -40,7 +52,6 @@ STOPPED_S: Final = 5.0
 """How long ``worker_stopped`` may take."""
 
 _NO_LOCK: Final = contextlib.nullcontext()
-_MOST_FRAMES: Final = 30
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -101,14 +112,18 @@ class AsyncWorker(WaitingWorker):
         if self._finished() and not self._over.done():
             self._over.set_result(None)
 
+    def _on_timer(self) -> None:
+        self._timer = None  # it may come a little early, and is set again then
+        self._on_ready()
+
     def _set_timer(self) -> None:
         at = self._wake_at()
         if self._timer is not None:
-            if self._timer_at <= at and not self._timer.cancelled() and self._timer_at > time.monotonic():
+            if self._timer_at <= at:
                 return  # it comes early enough; then we look again
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_ready)
+        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
 
     async def _leave(self) -> None:
         """Close what is open, and wait a while for the last callbacks."""
@@ -136,21 +151,15 @@ class AsyncWorker(WaitingWorker):
         job = Job(link, _NO_LOCK)
         if link.context is None:
             link.context = contextvars.copy_context()
-        call = job.run_call()
-        if self._threads is not None and call is not None:
-            self._start_task(job, self._called(link, call))
-            return True
-        while call is not None:
-            result = error = None
-            try:
-                result = link.context.run(self._on_loop, link, call)
-            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
-                error = raised
-            if result is not None and inspect.isawaitable(result):
-                self._start_task(job, result)
-                return True
-            call = job.next_call(result, error)
-        return False
+        if self._threads is None:
+            awaitable = link.context.run(job.run_in_loop, self._in_work)
+        else:
+            call = job.run_call()
+            awaitable = None if call is None else self._called(link, call)
+        if awaitable is None:
+            return False
+        self._start_task(job, awaitable)
+        return True
 
     def _start_task(self, job: Job, awaitable: Awaitable[Any]) -> None:
         self._enlist(job.link, job)
@@ -166,8 +175,8 @@ class AsyncWorker(WaitingWorker):
                 try:
                     result = await awaitable
                     message = link.message
-                    if message is not None and message.has_unread_body:
-                        await message.read_body()
+                    if message is not None and message._has_unread_body:
+                        await message._read_body()
                 except asyncio.CancelledError as raised:
                     error = self._cancelled(job, raised)
                 except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
@@ -176,13 +185,15 @@ class AsyncWorker(WaitingWorker):
                 if call is None:
                     return
                 awaitable = self._called(link, call)
+        except Exception as fault:  # noqa: BLE001 - logged with the end of the connection
+            job.fault = fault
         finally:
             self._task_ended(job)
 
     async def _called(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call, in a thread if it may block, and wait for what it returns."""
         if self._threads is not None and link.callback not in self.plan.async_callbacks:
-            return await self._in_thread(call)
+            return await self._in_thread(link, call)
         return await _settled(self._on_loop(link, call))
 
     def _on_loop(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
@@ -193,21 +204,31 @@ class AsyncWorker(WaitingWorker):
         finally:
             self._in_work.leave()
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
         assert self._threads is not None
         context = contextvars.copy_context()
-        future = self._loop.run_in_executor(self._threads, context.run, call)
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
+
+        def run() -> Any:
+            link.thread = threading.get_ident()
             try:
-                await asyncio.wait({future})
+                return context.run(call)
+            finally:
+                link.thread = 0
+
+        submitted = self._threads.submit(run)
+        waiting = asyncio.wrap_future(submitted)
+        waiting.add_done_callback(_note_exception)  # asyncio would complain of one that came after the cancellation
+        cancelled: asyncio.CancelledError | None = None
+        while not submitted.done():
+            try:
+                await asyncio.wait({waiting})
             except asyncio.CancelledError as error:
                 cancelled = error
-                future.cancel()  # unless it has begun
+                submitted.cancel()  # unless it has begun
         if cancelled is not None:
             raise cancelled
-        return future.result()
+        return submitted.result()
 
     def _cancelled(self, job: Job, error: asyncio.CancelledError) -> BaseException | None:
         """Return what a cancelled callback counts as: nothing, if it was cancelled by us."""
@@ -238,7 +259,7 @@ class AsyncWorker(WaitingWorker):
         self._loop.call_soon(self._cancel, job)  # not at once: a task that has not begun would never reach its end
 
     def _cancel(self, job: Job) -> None:
-        if job.state is LATE or not job.link.is_noticing:
+        if job.state is LATE or job.link.is_interruptible:
             job.runner.cancel(OUT_OF_TIME if job.state is LATE else None)  # the difference is for guards of back-ends
 
     def _expire(self, job: Job, now: float) -> None:
@@ -261,11 +282,16 @@ class AsyncWorker(WaitingWorker):
             verdict = self._verdict_or(result, own, link)
         except Exception as error:  # noqa: BLE001 - the door around user code
             self.callback_failed(link, "on_timeout", error)
+        self._loop.call_soon(self._give_up_asked, job, verdict)  # not at once, as in _task_ended
+
+    def _give_up_asked(self, job: Job, verdict: Verdict) -> None:
         job.state = RUNNING
         self._give_up(job, verdict, not job.runner.done())
         self._set_timer()
 
     def _stack(self, job: Job) -> str:
+        if job.link.thread:
+            return stack_of(job.link.thread)
         lines = [
             f"  File {frame.f_code.co_filename!r}, line {frame.f_lineno}, in {frame.f_code.co_name}"
             for frame in _frames(job.runner.get_coro())
@@ -273,9 +299,14 @@ class AsyncWorker(WaitingWorker):
         return "\n".join(lines)
 
 
+def _note_exception(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
 def _frames(waiting: Any) -> Iterator[FrameType]:
     """Yield the frames of what a coroutine waits for, outermost first, without this module's own."""
-    for _ in range(_MOST_FRAMES):
+    for _ in range(MOST_FRAMES):
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is None:
             return

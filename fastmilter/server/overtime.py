@@ -43,6 +43,8 @@ class WaitingLink(Link):
         """What runs for this connection, or waits to; while there is one, the conversation is its own."""
         self.context: Any = None
         """Where its callbacks run: for the driver."""
+        self.thread = 0
+        """The thread that a callback of an async filter runs in."""
         self.is_connected = True
         """Whether the socket is open."""
         self.has_ended = False
@@ -167,6 +169,11 @@ class WaitingLink(Link):
         if purpose == _MAKE and self._todo is not None:
             purpose = self._todo[-1][0]
         return purpose > _LAST_CHUNK and purpose != _NEGOTIATE
+
+    @property
+    def is_interruptible(self) -> bool:
+        """Whether the call in work may be ended early where its message, or its session, is over."""
+        return self._is_for_step() or self._purpose == _NEGOTIATE
 
     def out_of_time(self, verdict: Verdict, is_running: bool) -> None:
         """Answer the step in work with ``verdict``, since its callback has run out of time.

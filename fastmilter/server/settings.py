@@ -224,7 +224,14 @@ OPTIONS: Final = (
     ),
     Option("user", _parse_name, None, "USER", "whom the filter runs as if the server is started by root"),
     Option("group", _parse_name, None, "GROUP", "the group that goes with it; without it that of the user"),
-    Option("allow_root", parse_flag, "no", "", "run the filter as root, which is refused otherwise", flag=True),
+    Option(
+        "allow_root",
+        parse_flag,
+        "yes",
+        "",
+        "run the filter as root if the server does; no (in the file or the environment) refuses that",
+        flag=True,
+    ),
     Option("workers", parse_workers, "auto", "N|auto", "worker processes; auto: one per processor"),
     Option(
         "max_connections_per_worker",
@@ -273,7 +280,7 @@ OPTIONS: Final = (
         "SECONDS",
         "how long a server that starts waits for an address at which another one still listens",
     ),
-    Option("threads", parse_threads, "32", "N", "threads in each worker for a filter that sets blocking = True"),
+    Option("threads", parse_threads, "100", "N", "threads in each worker for a filter that sets blocking = True"),
     Option("config", _parse_path, None, "FILE", "read options from this TOML file", in_file=False),
     Option(
         "check_config",

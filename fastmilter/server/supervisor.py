@@ -583,6 +583,8 @@ def _prepare(settings: Settings) -> privileges.Identity | None:
     most = kernels_backlog()
     if most is not None and settings.backlog > most:
         log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
+    if identity is None and os.geteuid() == 0:
+        log.info("the filter runs as root: name a user for it (--user), or refuse this (allow_root = false)")
     for warning in warnings_about(settings):
         log.warning("%s", warning)
     return identity

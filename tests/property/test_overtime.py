@@ -26,7 +26,9 @@ from tests.support.playing import (
 )
 from tests.support.waiting import Waited
 
-STEP_OF = dict(zip((CONNECT, HELO, MAIL, RCPT, DATA, HEADER, EOH, BODY, EOM, UNKNOWN), STEP_NUMBERS.values(), strict=True))
+STEP_OF = dict(
+    zip((CONNECT, HELO, MAIL, RCPT, DATA, HEADER, EOH, BODY, EOM, UNKNOWN), STEP_NUMBERS.values(), strict=True)
+)
 VERDICTS = [None, CONTINUE, ACCEPT, REJECT, TEMPFAIL, DISCARD, reply(550, "5.7.1", "no")]
 PROGRESS_AND_EDITS = set(codec.encode(codec.Progress())[4:5] + b"h")
 

@@ -1,4 +1,4 @@
-"""A connection whose callbacks take as long as a test likes: it says when each begins, comes back, or is out of time."""
+"""A connection whose callbacks take as long as a test likes: it says when each begins, comes back, or is late."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """What the heads of packets tell while nobody decodes them."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,9 @@ def letters(mask: int) -> set[str]:
 
 
 @given(st.lists(strategies.commands, max_size=8), st.data())
-def test_every_packet_is_seen_once_however_the_stream_is_cut(commands: list[codec.Command], data: st.DataObject) -> None:
+def test_every_packet_is_seen_once_however_the_stream_is_cut(
+    commands: list[codec.Command], data: st.DataObject
+) -> None:
     packets = [codec.encode(command, 1 << 20) for command in commands]
     stream = b"".join(packets)
     cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=10))})
@@ -23,7 +27,7 @@ def test_every_packet_is_seen_once_however_the_stream_is_cut(commands: list[code
     for packet in packets:
         starts.append((position + 4, chr(packet[4])))
         position += len(packet)
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         expected = {letter for place, letter in starts if begin <= place < end}
         assert letters(scanner.scan(stream, begin, end - begin)) == expected
 
