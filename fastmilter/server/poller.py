@@ -39,6 +39,11 @@ class _SelectorPoller(Poller):
         self._selector.close()
 
 
+def best_poller() -> Poller:
+    """Return the best poller of this platform."""
+    return Epoll() if hasattr(select, "EPOLLEXCLUSIVE") else _SelectorPoller()
+
+
 def can_accept(listeners: Iterable[int]) -> bool:
     """Tell whether a connection waits at one of the listeners."""
     poll = select.poll()
