@@ -29,11 +29,7 @@ SOAK ?= --seconds 60
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-<<<<<<< HEAD
 .PHONY: help build demo soak test pytest mta milters promtool backends haproxy lint format typing fuzz bench bench-quick bench-idle libmilter clean
-=======
-.PHONY: help build demo soak test pytest mta milters promtool backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
->>>>>>> monitor
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
