@@ -66,7 +66,7 @@ def test_the_command_line_counts_before_the_environment_before_the_file_before_t
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
-    assert load_settings(TARGET, {"FASTMILTER_THREADS": "", "FASTMILTER_CONFIG": ""}).threads == 32
+    assert load_settings(TARGET, {"FASTMILTER_THREADS": "", "FASTMILTER_CONFIG": ""}).threads == 100
 
 
 def test_addresses_come_from_everywhere(file: Path) -> None:
