@@ -364,6 +364,15 @@ def build_options(cls: Any, table: Mapping[str, Any]) -> Any:
         raise ConfigError(f"[filter] cannot be used by {cls.__name__}: {error}") from error
 
 
+def refuse_awaitable(cls: Any, hook: str, result: Any) -> None:
+    """Raise ``ConfigError`` if a hook of a class without ``async def`` returned what nobody would wait for."""
+    if not inspect.isawaitable(result):
+        return
+    if inspect.iscoroutine(result):
+        result.close()
+    raise ConfigError(f"{cls.__name__}.{hook} returns an awaitable: declare it with async def")
+
+
 def describe(cls: Any) -> list[str]:
     """Return what the filter class ``cls`` asks of an MTA, line by line for an administrator; warnings come last."""
     plan: Plan = cls._fastmilter_plan

@@ -53,7 +53,7 @@ def render_page() -> str:
 
 
 def _module(name: str) -> object:
-    return importlib.import_module(f"fastmilter.commands.{name}")
+    return importlib.import_module(f"fastmilter.commands.{name.replace('-', '_')}")
 
 
 def _options(name: str) -> Sequence[Option]:

@@ -5,6 +5,7 @@ import os
 
 from fastmilter.conversation import Conversation
 from fastmilter.errors import FastmilterError, RemoteProtocolError
+from fastmilter.server.counters import Count
 
 
 def end_of_line(conversation: Conversation) -> str:
@@ -20,9 +21,10 @@ def end_of_line(conversation: Conversation) -> str:
     return " " + " ".join(parts)
 
 
-def log_end(log: logging.Logger, conversation: Conversation, error: FastmilterError) -> None:
-    """Log why a connection is closed before its MTA wanted it."""
+def log_end(log: logging.Logger, conversation: Conversation, error: FastmilterError) -> Count:
+    """Log why a connection is closed before its MTA wanted it; return what that counts as."""
     if isinstance(error, RemoteProtocolError):
         log.warning("the peer broke the protocol, its connection is closed: %s%s", error, end_of_line(conversation))
-    else:
-        log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(conversation))
+        return Count.PROTOCOL_ERRORS
+    log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(conversation))
+    return Count.NEGOTIATION_FAILURES

@@ -32,9 +32,10 @@ from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
-from fastmilter.server.log_lines import end_of_line
+from fastmilter.server.log_lines import end_of_line, log_end
 from fastmilter.server.overtime import WaitingLink
-from fastmilter.server.worker import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES, Link, Worker
+from fastmilter.server.pace import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES
+from fastmilter.server.worker import Link, Worker
 from fastmilter.session import Phase
 
 log = logging.getLogger(__name__)
@@ -363,7 +364,7 @@ class WaitingWorker(Worker):
         self._disconnect(link)
         error = link.session.error
         if error is not None and not link.is_stuck:
-            self._tell_end(link, error)
+            self._tally.add(log_end(log, link, error))
         if not link.is_stuck:
             self._leaving.discard(link)
 

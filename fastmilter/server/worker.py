@@ -16,17 +16,14 @@ Errors end in three places: a callback's in ``_run_calls`` (answered by the conv
 import contextlib
 import errno
 import gc
-import inspect
 import logging
 import socket
 import time
 from typing import Any, Final
 
-from fastmilter.constants import MAX_DATA_BYTES
 from fastmilter.conversation import Conversation, Host
-from fastmilter.errors import ConfigError, FastmilterError, RemoteProtocolError
 from fastmilter.filter import Filter
-from fastmilter.plan import Plan, build_options
+from fastmilter.plan import Plan, build_options, refuse_awaitable
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
@@ -38,6 +35,19 @@ from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_file import reopen_log_file
 from fastmilter.server.log_lines import end_of_line, log_end
 from fastmilter.server.message_log import open_message_log
+from fastmilter.server.pace import (
+    ACCEPT_PAUSE_S,
+    ANSWERS_TOGETHER,
+    ANSWERS_WAIT_S,
+    FINAL_GRACE_S,
+    HANDOVER_S,
+    HEADROOM,
+    LEAVE_ABOVE,
+    RECEIVE_BYTES,
+    SEND_BYTES,
+    TAKEN_BACK,
+    TICK_S,
+)
 from fastmilter.server.peers import open_door
 from fastmilter.server.poller import best_poller, can_accept
 from fastmilter.server.settings import Settings
@@ -46,40 +56,6 @@ from fastmilter.server.titles import mark_draining
 from fastmilter.session import Phase
 
 log = logging.getLogger(__name__)
-
-RECEIVE_BYTES: Final = 1 << 18
-"""How much is received at once, more than the kernel holds of a unix socket, into the one buffer of a worker: a fresh
-large buffer for each receive would cost a factor 3."""
-
-HEADROOM: Final = MAX_DATA_BYTES + 5
-"""Room in front of it for what has come of a packet already: for the largest, unless larger ones were agreed."""
-
-ANSWERS_TOGETHER: Final = 16
-"""How many connections are worked off at most before their answers leave: the first waits for the last."""
-
-ANSWERS_WAIT_S: Final = 0.001
-"""How long answers wait for those of other connections, beyond the callback in work."""
-
-SEND_BYTES: Final = 1 << 18
-"""How much of a replaced body is put together for one send."""
-
-TICK_S: Final = 1.0
-"""How often, at most, the loop turns without an event: heartbeat, time-outs, balance."""
-
-ACCEPT_PAUSE_S: Final = 0.5
-"""How long no connection is accepted after descriptors or memory ran out."""
-
-LEAVE_ABOVE: Final = 1.125
-"""A worker with more than this times the mean of connections leaves the listeners to the others."""
-
-HANDOVER_S: Final = 0.01
-"""How long a connection is left to workers with fewer of them before one that has enough takes it all the same."""
-
-TAKEN_BACK: Final = 8
-"""How many connections more a worker takes then before it leaves again."""
-
-FINAL_GRACE_S: Final = 5.0
-"""How long messages that are past DATA may go on after the last limit of a drain."""
 
 EXIT_DRAINED: Final = 0
 
@@ -156,26 +132,18 @@ class Worker:
 
         Raises ``ConfigError`` if the filter cannot be used; what ``worker_started`` raises comes through.
         """
-        self._only_plain(self._start_filter(), "worker_started")
+        refuse_awaitable(self._filter_class, "worker_started", self._start_filter())
         self._begin()
         while not self._finished():
             self._turn(True)
         self._close_all()
         self._close_logs()
-        self._only_plain(self._filter_class.worker_stopped(), "worker_stopped")
+        refuse_awaitable(self._filter_class, "worker_stopped", self._filter_class.worker_stopped())
         return EXIT_DRAINED
 
     def _start_filter(self) -> Any:
         """Call ``worker_started``; return what it returns."""
         return self._filter_class.worker_started(build_options(self._filter_class, self._settings.filter_options))
-
-    def _only_plain(self, result: Any, hook: str) -> None:
-        """Refuse what nobody here would wait for: the class has no ``async def`` that could be seen."""
-        if not inspect.isawaitable(result):
-            return
-        if inspect.iscoroutine(result):
-            result.close()
-        raise ConfigError(f"{self._filter_class.__name__}.{hook} returns an awaitable: declare it with async def")
 
     def _begin(self) -> None:
         """Begin to serve: the filter is ready."""
@@ -510,17 +478,12 @@ class Worker:
             return
         error = link.session.error
         if error is not None:
-            self._tell_end(link, error)
+            self._tally.add(log_end(log, link, error))
         if self._door is not None:
             self._door.leave(link.fd)
         self._poller.remove(link.fd)
         link.stream.close()
         self._count_again()
-
-    def _tell_end(self, link: Link, error: FastmilterError) -> None:
-        is_protocol = isinstance(error, RemoteProtocolError)
-        self._tally.add(Count.PROTOCOL_ERRORS if is_protocol else Count.NEGOTIATION_FAILURES)
-        log_end(log, link, error)
 
     # -- time ----------------------------------------------------------------------------------------------------
 

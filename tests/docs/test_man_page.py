@@ -27,7 +27,9 @@ def test_every_option_of_every_command_is_in_it() -> None:
     for name in SUBCOMMANDS:
         _, _, section = page.partition(f"\n.SH FASTMILTER {name.upper()}\n")
         section = section.partition("\n.SH ")[0]
-        options: tuple[Option, ...] = getattr(importlib.import_module(f"fastmilter.commands.{name}"), "OPTIONS", ())
+        options: tuple[Option, ...] = getattr(
+            importlib.import_module(f"fastmilter.commands.{name.replace('-', '_')}"), "OPTIONS", ()
+        )
         for option in options:
             assert option.help in section, (name, option.name)
             counted += 1
