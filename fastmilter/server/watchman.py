@@ -17,7 +17,7 @@ from fastmilter.server.watch import STACK_S, Finding, GoesOn, Hangs, Sight, Stan
 
 log = logging.getLogger(__name__)
 
-BELOW: Final = "_live"
+BELOW: Final = "_be_worker"
 """The function of the supervisor that all of a worker runs in: what lies below it says nothing."""
 
 HINT: Final = "a filter that waits sets blocking = True, or makes its callbacks async def"

@@ -89,13 +89,14 @@ class Waited:
         self._proceed()
 
     def come_back_late(self) -> Any:
-        """End the call that was out of time; return what it returned."""
+        """End the call that was out of time; return what it returned, or raise what it raised."""
         assert self.link.is_stuck
         late, self._late = self._late, None
-        result = late() if late is not None else None
-        self.link.come_back()
-        self._proceed()
-        return result
+        try:
+            return late() if late is not None else None
+        finally:
+            self.link.come_back()
+            self._proceed()
 
     def _proceed(self) -> None:
         while True:

@@ -156,7 +156,6 @@ def test_edits_of_a_late_callback_reach_no_message() -> None:
     waited.out_of_time(CONTINUE)
     with pytest.raises(MessageEnded):
         waited.come_back_late()
-    waited.link.come_back()
     waited.take_answers()
     waited.send(EOM)
     waited.run()
