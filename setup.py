@@ -39,6 +39,7 @@ COMPILED = (
     "server.line_writer",
     "server.message_log",
     "server.counted",
+    "server.crowd",
     "server.worker",
     "server.overtime",
     "server.waiting",

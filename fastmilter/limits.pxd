@@ -1,6 +1,6 @@
 # The types that make the compiled counters small and fast; what the code means stands in limits.py alone.
 
-cdef class Tally:
+cdef class Extent:
     cdef readonly Py_ssize_t recipients
     cdef readonly Py_ssize_t fields
     cdef readonly Py_ssize_t field_bytes

@@ -14,7 +14,7 @@ TOO_MANY_RECIPIENTS: Final = reply(452, "4.5.3", "Too many recipients")
 HEADER_TOO_LARGE: Final = reply(552, "5.3.4", "Message header too large")
 
 
-class Tally:
+class Extent:
     """What came of the message in work, and the most that may come."""
 
     def __init__(self) -> None:

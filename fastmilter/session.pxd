@@ -2,7 +2,7 @@
 
 from fastmilter._codec cimport CommandDecoder
 from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
-from fastmilter.limits cimport Tally
+from fastmilter.limits cimport Extent
 from fastmilter.macros cimport clear, cleared, stored
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
@@ -26,7 +26,7 @@ cdef class Session:
     cdef public object kept
     cdef public object kept_for_connection
     cdef public int drain
-    cdef readonly Tally tally
+    cdef readonly Extent extent
     cdef public bint is_held_up
     cdef bint _carried
     cdef bint _delivered

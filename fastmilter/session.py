@@ -48,7 +48,7 @@ from fastmilter.codec import Command
 from fastmilter.constants import MAX_DATA_BYTES, STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.events import CLOSED, DROPPED, BeyondLimit, Closed, Dropped, OutOfOrder
-from fastmilter.limits import HEADER_TOO_LARGE, TOO_MANY_RECIPIENTS, Tally
+from fastmilter.limits import HEADER_TOO_LARGE, TOO_MANY_RECIPIENTS, Extent
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
 from fastmilter.negotiation import (
     BODY,
@@ -162,7 +162,7 @@ class Session:
         """A verdict for the whole SMTP connection."""
         self.drain = 0
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
-        self.tally = Tally()
+        self.extent = Extent()
         """What came of the message in work, and its limits."""
         self.is_held_up = False
         """Whether no new message can begin, since a callback of the last one has not come back: 421 at MAIL."""
@@ -244,7 +244,7 @@ class Session:
         if self.step != HEADER or not self.in_message or self._pushed is not None:
             return None
         field = self._decoder.next_field()
-        if field is not None and self.tally.field_is_beyond(len(field[0]) + len(field[1])) and self.kept is None:
+        if field is not None and self.extent.field_is_beyond(len(field[0]) + len(field[1])) and self.kept is None:
             self._pushed = self._refuse_header()  # from the next field on none is shown
         return field
 
@@ -372,11 +372,11 @@ class Session:
             self._answer_over(MAIL)
             return None
         self.in_message = True
-        self.tally.begin()
+        self.extent.begin()
         return message
 
     def _recipient(self, message: RcptTo) -> Event | None:
-        beyond = self.in_message and self.tally.recipient_is_beyond()
+        beyond = self.in_message and self.extent.recipient_is_beyond()
         if not beyond or self.kept not in (None, TOO_MANY_RECIPIENTS):
             return self._envelope_step(RCPT, message)
         self.step = RCPT
@@ -384,10 +384,10 @@ class Session:
             self.out.append(TOO_MANY_RECIPIENTS.packet)
         else:
             self.kept = TOO_MANY_RECIPIENTS
-        return self.tally.beyond_recipients()
+        return self.extent.beyond_recipients()
 
     def _header(self, message: Header) -> Event | None:
-        beyond = self.in_message and self.tally.field_is_beyond(len(message.name) + len(message.value))
+        beyond = self.in_message and self.extent.field_is_beyond(len(message.name) + len(message.value))
         if not beyond or self.kept not in (None, HEADER_TOO_LARGE):
             return self._message_step(HEADER, message)
         self.step = HEADER
@@ -398,7 +398,7 @@ class Session:
     def _refuse_header(self) -> BeyondLimit:
         self.kept = HEADER_TOO_LARGE
         self._carried = True
-        return self.tally.beyond_fields()
+        return self.extent.beyond_fields()
 
     def _envelope_step(self, step: int, message: Event) -> Event | None:
         if self.in_message and self.drain > 1 and self._is_answered(step):

@@ -59,7 +59,8 @@ def _rate(status: dict[str, Any], before: dict[str, Any] | None, count: Any) -> 
 def _workers(status: dict[str, Any], paper: Paper, before: dict[str, Any] | None) -> list[str]:
     earlier = {each["pid"]: each for each in before["workers"]} if before else {}
     rows = [["worker", "pid", "gen", "state", "conns", "in msg", "messages", "errors", "cpu", "memory", "loop"]]
-    for each in sorted(status["workers"], key=lambda each: (each["number"], each["generation"])):
+    workers = sorted(status["workers"], key=lambda each: (each["number"], each["generation"]))
+    for each in workers:
         rows.append(
             [
                 str(each["number"]),
@@ -76,20 +77,15 @@ def _workers(status: dict[str, Any], paper: Paper, before: dict[str, Any] | None
             ]
         )
     lines = table(rows, left=(3,))
-    for place, row in enumerate(rows[1:], 1):
-        lines[place] = lines[place].replace(row[3], paper.coloured(row[3], _COLOURS.get(row[3], "")), 1)
-        age = status_age(row[10])
-        if age > _SLOW_S:
+    for place, each in enumerate(workers, 1):
+        state = each["state"]
+        lines[place] = lines[place].replace(state, paper.coloured(state, _COLOURS.get(state, "")), 1)
+        if (each["loop_age"] or 0.0) > _SLOW_S:
             lines[place] = paper.coloured(lines[place], "red")
     missing = status["workers_wanted"] - sum(each["state"] != "draining" for each in status["workers"])
     return lines + (
         [paper.coloured(f"{missing} of {status['workers_wanted']} are missing", "red")] if missing > 0 else []
     )
-
-
-def status_age(shown: str) -> float:
-    """Return the seconds in the last column, 0 if there are none."""
-    return 0.0 if shown == "-" else float(shown.removesuffix(" s"))
 
 
 def _cpu(worker: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> str:

@@ -25,20 +25,21 @@ from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME
 from fastmilter.replies import Verdict
 from fastmilter.server.counters import Gauge
+from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
+from fastmilter.server.stacks import MOST_FRAMES
 from fastmilter.server.waiting import (
     CLOSE_S,
     EXPIRING,
     LATE,
-    MOST_FRAMES,
     RUNNING,
     Job,
     WaitingWorker,
     stack_of,
     step_of,
 )
-from fastmilter.server.worker import EXIT_DRAINED, Worker
+from fastmilter.server.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class AsyncWorker(WaitingWorker):
             await asyncio.wait_for(_settled(self._filter_class.worker_stopped()), STOPPED_S)
         except TimeoutError:
             log.error("%s.worker_stopped did not end within %.0f s", self._filter_class.__name__, STOPPED_S)
-        return EXIT_DRAINED
+        return EXIT_OK
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -248,6 +249,7 @@ class AsyncWorker(WaitingWorker):
     def _take_up(self, job: Job) -> None:
         """Take up a connection again whose task has ended."""
         self._end_job(job)
+        self._flush_log()
         self._set_timer()
         if self._finished() and not self._over.done():
             self._over.set_result(None)
@@ -282,7 +284,7 @@ class AsyncWorker(WaitingWorker):
             async with asyncio.timeout(ON_TIMEOUT_S):
                 result = await link.filter.on_timeout(step_of(link))  # type: ignore[union-attr]
             verdict = self._verdict_or(result, own, link)
-        except Exception as error:  # noqa: BLE001 - the door around user code
+        except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
             self.callback_failed(link, "on_timeout", error)
         self._loop.call_soon(self._give_up_asked, job, verdict)  # not at once, as in _task_ended
 

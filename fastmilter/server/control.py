@@ -11,7 +11,6 @@ This module is the monitor's side, which runs in one thread a connection; orders
 import json
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from fastmilter.server import channel
 from fastmilter.server.counters import Of, State
+from fastmilter.server.peers import user_of
 from fastmilter.server.policy import MOST_WORKERS
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -32,7 +32,6 @@ ORDER_S: Final = 5.0
 """How long an order may take of which the master knows at once what becomes."""
 
 _READ_BYTES: Final = 2048
-_CREDENTIALS: Final = struct.Struct("3i")
 
 
 def read_until(connection: socket.socket, ends: tuple[bytes, ...], *, most: int, seconds: float) -> bytes:
@@ -51,14 +50,6 @@ def read_until(connection: socket.socket, ends: tuple[bytes, ...], *, most: int,
             break
         data += piece
     return bytes(data)
-
-
-def peer_of(connection: socket.socket) -> int | None:
-    """Return the user at the other end, ``None`` where the system does not say: then the mode of the file must do."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(data)[1])
 
 
 class Control:
@@ -88,7 +79,7 @@ class Control:
 
     def serve(self, connection: socket.socket) -> None:
         """Answer one request; ``OSError`` if the client does not let us."""
-        user = peer_of(connection)
+        user = user_of(connection)  # None: the mode of the file must do
         if user is not None and user not in self._allowed:
             answer = refusal(f"user {user} may not: the server belongs to user {os.geteuid()}")
         else:

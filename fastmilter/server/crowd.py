@@ -8,14 +8,12 @@ time-out (30 s in Postfix) is long enough for a peak to pass.
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fastmilter.server.descriptors import connections_of_a_worker
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
-
-if TYPE_CHECKING:
-    from fastmilter.session import Session
+from fastmilter.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +29,14 @@ class Crowd:
         self._most = connections_of_a_worker(settings)
         self._most_of_all = settings.max_connections
         self._slots = slots
-        self._per_message = settings.max_recipients, settings.max_header_fields, settings.max_header_bytes
+        self._recipients = settings.max_recipients
+        self._header_fields = settings.max_header_fields
+        self._header_bytes = settings.max_header_bytes
         self._said_at = float("-inf")
 
-    def limit(self, session: "Session") -> None:
+    def limit(self, session: Session) -> None:
         """Set the limits of a message for a new connection."""
-        session.tally.set_limits(*self._per_message)
+        session.extent.set_limits(self._recipients, self._header_fields, self._header_bytes)
 
     def is_full(self, connections: int) -> bool:
         """Tell whether a worker with so many connections must not take another one."""

@@ -8,9 +8,7 @@ Errors: ``ConfigError``, which names the address; ``AddressInUse`` if somebody l
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import socket
 import stat
 import sys
@@ -21,6 +19,7 @@ from typing import Final, TypeVar
 from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server.path_lock import AddressInUse, PathLock, identity_of
+from fastmilter.server.privileges import group_number, user_number
 
 BACKLOG: Final = 4096
 """Connections that may wait to be accepted; the kernel cuts it to its own limit (``kernels_backlog``)."""
@@ -204,7 +203,7 @@ def _open_abstract(address: Endpoint, backlog: int) -> Listener:
 
 def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
     """Lock the path; make the socket there, or replace what a server that is gone has left."""
-    owner, group = _number_of(address, "user", address.owner), _number_of(address, "group", address.group)
+    owner, group = _number_of(address, user_number, address.owner), _number_of(address, group_number, address.group)
     _refuse_unless_socket(address, path)
     try:
         lock = _checked(address, lambda: PathLock(path))
@@ -277,14 +276,12 @@ def _checked(address: Endpoint, call: Callable[[], _T]) -> _T:
         raise ConfigError(f"{address}: {error.strerror or error}") from error
 
 
-def _number_of(address: Endpoint, kind: str, name: str | None) -> int | None:
+def _number_of(address: Endpoint, look_up: Callable[[str], int], name: str | None) -> int | None:
     """Return the number of a user or a group that the address names."""
-    if name is None or (name.isascii() and name.isdigit()):
-        return None if name is None else int(name)
     try:
-        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise ConfigError(f"{address}: there is no {kind} {name!r} on this machine") from None
+        return None if name is None else look_up(name)
+    except ConfigError as error:
+        raise ConfigError(f"{address}: {error}") from None
 
 
 def _refuse_unless_socket(address: Endpoint, path: str) -> os.stat_result | None:

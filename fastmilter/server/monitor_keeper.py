@@ -20,6 +20,7 @@ from fastmilter.endpoints import Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server import channel
 from fastmilter.server.listen import Listener, open_listener
+from fastmilter.server.policy import BACKOFF_FIRST_S, BACKOFF_LONGEST_S, HEALTHY_AFTER_S
 from fastmilter.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,6 @@ log = logging.getLogger(__name__)
 CONTROL_MODE: Final = 0o600
 """Permissions of the control socket: who may use it may stop the server."""
 
-BACKOFF_FIRST_S: Final = 1.0
-BACKOFF_LONGEST_S: Final = 60.0
-HEALTHY_AFTER_S: Final = 60.0
-"""After so long a death is no part of a series any more."""
 LEAVE_S: Final = 5.0
 """What a monitor that should leave gets before it is killed."""
 

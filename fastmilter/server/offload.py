@@ -48,7 +48,7 @@ class Alarm:
         """Wake the loop, once however often it is called before ``clear``."""
         if not self._is_set:
             self._is_set = True
-            os.write(self._write, b"!")  # one byte at most is in the pipe for each clear()
+            os.write(self._write, b"!")  # a byte for each clear(), or a few where threads come at once
 
     def clear(self) -> None:
         """Forget what was set; whoever looks at what it was set for after this misses nothing."""

@@ -102,6 +102,14 @@ class Rules:
         return not self.users or uid in self.users
 
 
+def user_of(peer: socket.socket) -> int | None:
+    """Return the user at the other end of a unix socket, ``None`` where the system does not say; ``OSError``."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid) & _NOBODY_KNOWS
+
+
 def address_of(text: str) -> Address:
     """Return the address of a peer; IPv4 in IPv6 (of a socket that takes both) is IPv4, and zones do not count."""
     address = ipaddress.ip_address(text.partition("%")[0])
@@ -165,9 +173,8 @@ class Door:
     def _why_not_user(self, peer: socket.socket) -> str | None:
         if not self._rules.users:
             return None
-        _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        uid &= _NOBODY_KNOWS
-        return None if self._rules.allow_user(uid) else f"user {uid} is none of --allow-user"
+        uid = user_of(peer)
+        return None if uid is not None and self._rules.allow_user(uid) else f"user {uid} is none of --allow-user"
 
     def _why_not_address(self, peer: socket.socket, fd: int) -> str | None:
         return self.why_not(str(peer.getpeername()[0]), fd)

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 
 cdef Py_ssize_t _WORDS_PER_SLOT, _WORD_BYTES
-cdef Py_ssize_t _PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING, _NUMBER
+cdef Py_ssize_t _PID, _GENERATION, _LISTENING, _CONNECTIONS, _HEARTBEAT, _POLLING, _NUMBER
 cdef Py_ssize_t _CALLS, _CALLBACK, _STACKS, _QUEUE_ID
 
 
@@ -20,8 +20,6 @@ cdef class Slots:
     cdef Py_ssize_t _at(self, Py_ssize_t slot, Py_ssize_t word) except -1
     cpdef object set_polling(self, Py_ssize_t slot, bint polling)
     cpdef object set_connections(self, Py_ssize_t slot, uint64_t number)
-    cpdef object set_accepted(self, Py_ssize_t slot, uint64_t number)
-    cpdef object set_messages(self, Py_ssize_t slot, uint64_t number)
     cpdef uint64_t pid(self, Py_ssize_t slot) except? 0
     cpdef bint listening(self, Py_ssize_t slot) except -1
     cpdef bint polling(self, Py_ssize_t slot) except -1

@@ -35,19 +35,17 @@ class _Word(IntEnum):
     GENERATION = 1
     LISTENING = 2
     CONNECTIONS = 3
-    ACCEPTED = 4
-    MESSAGES = 5
-    HEARTBEAT = 6  # a double, all others are unsigned integers
-    POLLING = 7
-    NUMBER = 8
-    CALLS = 9
-    CALLBACK = 10
-    STACKS = 11
-    QUEUE_ID = 12  # and the words behind it: bytes, up to the first zero
+    HEARTBEAT = 4  # a double, all others are unsigned integers
+    POLLING = 5
+    NUMBER = 6
+    CALLS = 7
+    CALLBACK = 8
+    STACKS = 9
+    QUEUE_ID = 10  # and the words behind it: bytes, up to the first zero
 
 
-_PID, _GENERATION, _LISTENING, _CONNECTIONS, _ACCEPTED, _MESSAGES, _HEARTBEAT, _POLLING, _NUMBER = tuple(_Word)[:9]
-_CALLS, _CALLBACK, _STACKS, _QUEUE_ID = tuple(_Word)[9:]
+_PID, _GENERATION, _LISTENING, _CONNECTIONS, _HEARTBEAT, _POLLING, _NUMBER = tuple(_Word)[:7]
+_CALLS, _CALLBACK, _STACKS, _QUEUE_ID = tuple(_Word)[7:]
 
 
 class Slots:
@@ -119,14 +117,6 @@ class Slots:
         """Publish the number of connections open now."""
         self._words[self._at(slot, _CONNECTIONS)] = number
 
-    def set_accepted(self, slot: int, number: int) -> None:
-        """Publish the number of connections accepted since the worker started."""
-        self._words[self._at(slot, _ACCEPTED)] = number
-
-    def set_messages(self, slot: int, number: int) -> None:
-        """Publish the number of messages that had a verdict since the worker started."""
-        self._words[self._at(slot, _MESSAGES)] = number
-
     def beat(self, slot: int, now: float) -> None:
         """Publish that the loop turned at ``now`` (``time.monotonic()``)."""
         self._clocks[self._at(slot, _HEARTBEAT)] = now
@@ -160,14 +150,6 @@ class Slots:
     def connections(self, slot: int) -> int:
         """Return the number of connections that the worker has open."""
         return self._words[self._at(slot, _CONNECTIONS)]
-
-    def accepted(self, slot: int) -> int:
-        """Return the number of connections that the worker accepted since it started."""
-        return self._words[self._at(slot, _ACCEPTED)]
-
-    def messages(self, slot: int) -> int:
-        """Return the number of messages that had a verdict since the worker started."""
-        return self._words[self._at(slot, _MESSAGES)]
 
     def heartbeat(self, slot: int) -> float:
         """Return when the loop of the worker last turned (``time.monotonic()``); 0.0 before and after its loop."""

@@ -21,6 +21,7 @@ cdef class Job:
     cdef public double ends_by
     cdef public object fault
 
+    cpdef bint begin(self) except -1
     cpdef object run_call(self)
     cpdef object next_call(self, result, error)
     cpdef bint run(self) except -1

@@ -35,6 +35,7 @@ from fastmilter.server.deadlines import CONTENT_S, Deadlines
 from fastmilter.server.log_lines import end_of_line, log_end
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.pace import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES
+from fastmilter.server.stacks import MOST_FRAMES
 from fastmilter.server.worker import Link, Worker
 from fastmilter.session import Phase
 
@@ -48,9 +49,6 @@ LOOK_S: Final = 0.1
 
 CLOSE_S: Final = 2.0
 """How long a worker that leaves waits for the callbacks that its last connections still get."""
-
-MOST_FRAMES: Final = 30
-"""How much of the stack of a late callback is logged."""
 
 _CLOSED: Final = Phase.CLOSED
 _HEADROOM = HEADROOM
@@ -87,15 +85,16 @@ class Job:
         self.fault: Exception | None = None
         """What nobody foresaw, outside of any callback."""
 
+    def begin(self) -> bool:
+        """Tell whether the first call is still to be run; then it is running: under the lock."""
+        if self.state is not QUEUED:
+            return False
+        self.state = RUNNING if self.link.is_wanted() else DONE
+        return self.state is RUNNING
+
     def run_call(self) -> Any:
         """Return what is to be run first, or ``None`` if nothing is any more: under the lock."""
-        if self.state is not QUEUED:
-            return None
-        if not self.link.is_wanted():
-            self.state = DONE
-            return None
-        self.state = RUNNING
-        return self.link.take_call()
+        return self.link.take_call() if self.begin() else None
 
     def next_call(self, result: Any, error: BaseException | None) -> Any:
         """Take what the last call returned or raised; return what is to be run next, or ``None``: under the lock."""
@@ -128,13 +127,7 @@ class Job:
         Only the loop itself may: nobody else looks at the conversation meanwhile, so there is no lock.
         """
         link = self.link
-        if self.state is not QUEUED:
-            return None
-        if not link.is_wanted():
-            self.state = DONE
-            return None
-        self.state = RUNNING
-        is_next = True
+        is_next = self.begin()
         awaitable = None
         while is_next and awaitable is None:
             result = error = None
@@ -251,7 +244,11 @@ class WaitingWorker(Worker):
             link.session.receive(data)
             self._proceed(link)
             return
-        link.keep(bytes(data), now)
+        try:
+            link.keep(bytes(data), now)
+        except OSError as error:
+            log.error("what is read ahead cannot be kept, its connection is closed: %s%s", error, end_of_line(link))
+            raise
         if link.ahead is not None and link.ahead.is_full:
             log.warning("too much is read ahead, the MTA has to wait%s", end_of_line(link))
             self._poller.remove(link.fd)
@@ -443,7 +440,7 @@ class WaitingWorker(Worker):
             return own
         try:
             result = link.filter.on_timeout(step_of(link))  # type: ignore[attr-defined]
-        except Exception as error:  # noqa: BLE001 - the door around user code
+        except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
             self.callback_failed(link, "on_timeout", error)
             return own
         return self._verdict_or(result, own, link)

@@ -7,6 +7,7 @@ from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Poller, Stream, accept
 from fastmilter.server.counted cimport Counted, show_in_flight
 from fastmilter.server.counters cimport Tally
+from fastmilter.server.crowd cimport Crowd
 from fastmilter.server.message_log cimport MessageLog
 from fastmilter.server.slots cimport Slots
 
@@ -25,7 +26,6 @@ cdef class Link(Counted):
 
 cdef class Worker:
     cdef readonly object plan
-    cdef public Py_ssize_t messages
     cdef MessageLog _message_log
     cdef readonly object _filter_class
     cdef readonly object _settings
@@ -33,7 +33,7 @@ cdef class Worker:
     cdef set _tcp
     cdef object _door
     cdef object _lobby
-    cdef object _crowd
+    cdef Crowd _crowd
     cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots
@@ -45,7 +45,6 @@ cdef class Worker:
     cdef object _buffer
     cdef object _room
     cdef bint _listening
-    cdef Py_ssize_t _accepted
     cdef Py_ssize_t _may_have
     cdef object _accept_again_at
     cdef double _next_tick
@@ -64,6 +63,7 @@ cdef class Worker:
     cpdef object _turn(self, bint may_wait)
     cdef Link _make_link(self, Stream stream, double now)
     cpdef object _on_alarm(self)
+    cpdef object _flush_log(self)
     cdef object _tick(self, double now)
     cpdef object _publish(self)
     cdef object _listen(self)

@@ -31,6 +31,7 @@ from fastmilter.server._sockets import Stream, accept
 from fastmilter.server.counted import Counted, show_guards, show_in_flight
 from fastmilter.server.counters import Count, Tally
 from fastmilter.server.crowd import Crowd
+from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_file import reopen_log_file
 from fastmilter.server.log_lines import end_of_line, log_end
@@ -56,8 +57,6 @@ from fastmilter.server.titles import mark_draining
 from fastmilter.session import Phase
 
 log = logging.getLogger(__name__)
-
-EXIT_DRAINED: Final = 0
 
 _HEADROOM = HEADROOM
 _ACCEPTED = int(Count.ACCEPTED)
@@ -94,7 +93,6 @@ class Worker:
     ) -> None:
         """Take what the master hands over; ``run`` does the rest."""
         self.plan = filter_class._fastmilter_plan
-        self.messages = 0
         self._filter_class = filter_class
         self._settings = settings
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -114,7 +112,6 @@ class Worker:
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
         self._listening = False
-        self._accepted = 0
         self._may_have = 0  # connections, although that is more than its share
         self._accept_again_at: float | None = None
         self._next_tick = 0.0
@@ -139,7 +136,7 @@ class Worker:
         self._close_all()
         self._close_logs()
         refuse_awaitable(self._filter_class, "worker_stopped", self._filter_class.worker_stopped())
-        return EXIT_DRAINED
+        return EXIT_OK
 
     def _start_filter(self) -> Any:
         """Call ``worker_started``; return what it returns."""
@@ -188,13 +185,15 @@ class Worker:
         self._answer_due()
         if now >= self._next_tick:
             self._tick(now)
+        self._flush_log()
+
+    def _flush_log(self) -> None:
         if self._message_log is not None:
             self._message_log.flush()
 
     def _tick(self, now: float) -> None:
         self._next_tick = now + TICK_S
         self._slots.beat(self._slot, now)
-        self._slots.set_messages(self._slot, self.messages)
         if self._tally.watched:
             self._publish()
         if self._drain_limits is not None:
@@ -264,9 +263,7 @@ class Worker:
             return
         else:
             self._add_link(stream, now)
-        self._accepted += 1
         self._tally.add(_ACCEPTED)
-        self._slots.set_accepted(self._slot, self._accepted)
         self._slots.set_connections(self._slot, self._count())
         if self._has_enough():
             self._hand_over(now)
@@ -557,7 +554,6 @@ class Worker:
 
     def _close_logs(self) -> None:
         self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
-        self._slots.set_messages(self._slot, self.messages)
         if self._tally.watched:
             self._publish()  # what has happened since the last tick counts too
         if self._message_log is not None:
@@ -588,8 +584,6 @@ class Worker:
     def message_ended(self, conversation: Conversation, verdict: Verdict | None, edits: int) -> None:
         """Count a message, and note it in the log that was asked for."""
         self._tally.message(verdict, edits)
-        if verdict is not None:
-            self.messages += 1
         if self._message_log is not None:
             peer = conversation.peer if isinstance(conversation, Link) else None
             self._message_log.add(conversation, peer, verdict, edits)

@@ -35,7 +35,7 @@ def limited(
     filter_class: Any, offer: codec.Negotiate = V6, *, recipients: int = 3, fields: int = 4, field_bytes: int = 1000
 ) -> Mta:
     mta = Mta(filter_class, offer)
-    mta.session.tally.set_limits(recipients, fields, field_bytes)
+    mta.session.extent.set_limits(recipients, fields, field_bytes)
     mta.send(*GREETING)
     return mta
 

@@ -3,20 +3,18 @@
 # Sendmail, which conflicts with Postfix as a package, unpacked into tests/mta/.lab (git-ignored).
 # Safe to run again: does nothing when all is there. Needs root for what is missing.
 set -eu
+me=tests/mta
+. "$(dirname "$0")/../support/debian.sh"
 
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=$here/.lab/sendmail
 downloads=$here/.lab/download
 sendmail=$prefix/usr/libexec/sendmail/sendmail
 shim=$prefix/sendmail_shim.so
-policy=/usr/sbin/policy-rc.d
-made_policy=no
 stale_shim="the shim for Sendmail"
 
 # Libraries that Sendmail is linked with, and m4 for its configuration: none of them conflicts with anything.
 libraries="m4 libdb5.3 libldap-2.5-0 liblockfile1 libnsl2 libsasl2-2 libssl3 libwrap0"
-
-have() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1; }
 
 missing() {
   have postfix && have postconf || echo "Postfix"
@@ -26,24 +24,6 @@ missing() {
   [ -x "$sendmail" ] && [ -d "$prefix/usr/share/sendmail/cf" ] || echo "Sendmail below tests/mta/.lab"
   [ -x "$sendmail" ] && ldd "$sendmail" | sed -n 's/^[[:space:]]*\([^ ]*\) => not found/\1/p'
   [ "$shim" -nt "$here/sendmail_shim.c" ] || echo "$stale_shim"
-}
-
-# Services must not be started by their packages: policy-rc.d says so to invoke-rc.d.
-forbid_services() {
-  [ -e "$policy" ] && return
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
-  chmod 755 "$policy"
-  made_policy=yes
-}
-
-cleanup() {
-  [ "$made_policy" = yes ] && rm -f "$policy"
-  rm -rf "$downloads"
-}
-
-# --no-remove: a machine that runs another MTA is left as it is.
-install_packages() {
-  apt-get install -y -q --no-install-recommends --no-remove -o Dpkg::Use-Pty=0 "$@"
 }
 
 unpack_sendmail() {
@@ -56,29 +36,12 @@ unpack_sendmail() {
   done
   # A setgid program takes no LD_PRELOAD, and the instances here run as root with queues of their own.
   chmod 755 "$sendmail"
+  rm -rf "$downloads"
 }
 
-wanted=$(missing)
-if [ -z "$wanted" ]; then
-  echo "tests/mta: Postfix and Sendmail are there"
-  exit 0
-fi
-echo "tests/mta: missing:" && echo "$wanted" | sed 's/^/  /'
-if [ "$(id -u)" -ne 0 ]; then
-  echo "tests/mta: run tests/mta/install.sh as root to install it" >&2
-  exit 1
-fi
-if ! have apt-get || ! have dpkg; then
-  echo "tests/mta: this script knows Debian only (apt-get, dpkg)" >&2
-  exit 1
-fi
-
-export DEBIAN_FRONTEND=noninteractive
-trap cleanup EXIT
-trap 'exit 1' HUP INT TERM
+begin "Postfix and Sendmail are"
 if [ "$wanted" != "$stale_shim" ]; then
-  forbid_services
-  apt-get update -q
+  update_packages
   have cc || install_packages gcc libc6-dev
   # shellcheck disable=SC2086
   install_packages $libraries
@@ -89,9 +52,4 @@ if [ "$wanted" != "$stale_shim" ]; then
 fi
 cc -O2 -Wall -shared -fPIC -o "$shim" "$here/sendmail_shim.c"
 
-wanted=$(missing)
-if [ -n "$wanted" ]; then
-  echo "tests/mta: still missing:" >&2 && echo "$wanted" | sed 's/^/  /' >&2
-  exit 1
-fi
-echo "tests/mta: Postfix and Sendmail are installed"
+finish "Postfix and Sendmail are"

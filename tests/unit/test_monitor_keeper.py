@@ -14,13 +14,12 @@ from fastmilter.errors import ConfigError
 from fastmilter.server import channel
 from fastmilter.server.listen import open_listener
 from fastmilter.server.monitor_keeper import (
-    BACKOFF_LONGEST_S,
-    HEALTHY_AFTER_S,
     LEAVE_S,
     MonitorKeeper,
     Windows,
     open_windows,
 )
+from fastmilter.server.policy import BACKOFF_LONGEST_S, HEALTHY_AFTER_S
 from fastmilter.server.settings import load_settings
 from tests.process.harness import is_gone, wait_until
 

@@ -21,18 +21,16 @@ def test_every_number_has_a_place_of_its_own() -> None:
     slots = Slots(3)
     slots.claim(1, pid=11, generation=12, number=17)
     slots.set_listening(1, True)
-    slots.set_connections(1, 13)
-    slots.set_accepted(1, 2**63)
-    slots.set_messages(1, 15)
+    slots.set_connections(1, 2**63)
     slots.beat(1, 16.5)
-    assert (slots.pid(1), slots.generation(1), slots.listening(1), slots.connections(1)) == (11, 12, True, 13)
-    assert (slots.accepted(1), slots.messages(1), slots.heartbeat(1)) == (2**63, 15, 16.5)
+    assert (slots.pid(1), slots.generation(1), slots.listening(1), slots.connections(1)) == (11, 12, True, 2**63)
+    assert slots.heartbeat(1) == 16.5
     assert slots.number(1) == 17
     assert not slots.stacks(1)
     slots.set_stacks(1)
     assert slots.stacks(1)
     for neighbour in (0, 2):
-        assert slots.pid(neighbour) == slots.connections(neighbour) == slots.messages(neighbour) == 0
+        assert slots.pid(neighbour) == slots.connections(neighbour) == 0
         assert slots.heartbeat(neighbour) == 0.0
         assert not slots.stacks(neighbour)
 
