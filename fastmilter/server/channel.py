@@ -12,6 +12,7 @@ import math
 import socket
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 _PACKET: Final = struct.Struct("!2sBx4x3d")
@@ -32,9 +33,24 @@ class Ready:
     """Worker to master: the filter is loaded, ``worker_started`` is done, connections are being accepted."""
 
 
+class Reason(IntEnum):
+    """Why a worker wants to be replaced; the numbers are what is sent."""
+
+    STUCK = 0
+    """Too many of its threads are."""
+    MESSAGES = 1
+    """It has served as many as it should (``--max-messages``)."""
+    AGE = 2
+    """It is as old as it should become (``--max-age``)."""
+    MEMORY = 3
+    """It has more memory than it should (``--max-rss``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Worker to master: it serves on, but wants to be replaced: too much of it is stuck."""
+    """Worker to master: it serves on, but wants to be replaced."""
+
+    reason: Reason = Reason.STUCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,8 @@ class StopNow:
 
 Message = Ready | Retire | Drain | StopNow
 
+_REASONS: Final = frozenset(float(reason) for reason in Reason)
+
 _READY: Final = 1
 _DRAIN: Final = 2
 _STOP_NOW: Final = 3
@@ -71,8 +89,8 @@ def encode(message: Message) -> bytes:
     match message:
         case Ready():
             return _PACKET.pack(_MARK, _READY, *_NO_LIMITS)
-        case Retire():
-            return _PACKET.pack(_MARK, _RETIRE, *_NO_LIMITS)
+        case Retire(reason):
+            return _PACKET.pack(_MARK, _RETIRE, float(reason), 0.0, 0.0)
         case StopNow():
             return _PACKET.pack(_MARK, _STOP_NOW, *_NO_LIMITS)
         case Drain(limits):
@@ -93,7 +111,7 @@ def decode(packet: bytes) -> Message | None:
     if kind == _STOP_NOW:
         return StopNow()
     if kind == _RETIRE:
-        return Retire()
+        return Retire(Reason(int(limits[0]))) if limits[0] in _REASONS else Retire()
     if kind == _DRAIN and _plausible((limits[0], limits[1], limits[2])):
         return Drain((limits[0], limits[1], limits[2]))
     return None

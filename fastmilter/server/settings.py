@@ -20,7 +20,14 @@ from fastmilter.endpoints import Endpoint, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.listen import BACKLOG
 from fastmilter.server.load import Target, parse_target
-from fastmilter.server.numbers import parse_backlog, parse_limit, parse_limit_or_auto, parse_number, whole_number
+from fastmilter.server.numbers import (
+    parse_backlog,
+    parse_limit,
+    parse_limit_or_auto,
+    parse_number,
+    parse_size,
+    whole_number,
+)
 from fastmilter.server.peers import Network, parse_networks, parse_users
 
 ENVIRONMENT_PREFIX: Final = "FASTMILTER_"
@@ -307,6 +314,17 @@ OPTIONS: Final = (
         "SECONDS",
         "kill a worker that has stood still for so long, in mid-message too; not given: none is killed",
     ),
+    Option(
+        "max_messages",
+        parse_limit,
+        "unlimited",
+        "N",
+        "replace a worker after so many messages, give or take a tenth",
+    ),
+    Option("max_age", parse_duration, None, "SECONDS", "replace a worker at this age, give or take a tenth"),
+    Option(
+        "max_rss", parse_size, None, "SIZE", "replace a worker that stays above so much resident memory, such as 300M"
+    ),
     Option("ready_timeout", parse_duration, "60", "SECONDS", "longest time a worker may take to load the filter"),
     Option("negotiation_timeout", parse_duration, "30", "SECONDS", "longest silence of an MTA before its first packet"),
     Option("packet_timeout", parse_duration, "300", "SECONDS", "longest silence in the middle of a packet"),
@@ -365,6 +383,9 @@ class Settings:
     log_messages: bool
     slow_callback: float
     kill_hung: float | None
+    max_messages: int
+    max_age: float | None
+    max_rss: int | None
     ready_timeout: float
     negotiation_timeout: float
     packet_timeout: float

@@ -21,15 +21,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, descriptors, policy, privileges, titles
-from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
+from fastmilter.server import channel, decisions, descriptors, policy, privileges, systemd, titles, upgrade
+from fastmilter.server.child import Child, open_pidfd
+from fastmilter.server.listen import Listener, kernels_backlog, open_listeners, spelling_for_postfix
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.path_lock import AddressInUse
 from fastmilter.server.peers import warnings_about
+from fastmilter.server.roster import Limits, Worker
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY, Slots
@@ -55,23 +57,6 @@ class Runnable(Protocol):
 
 WorkerClass = Callable[[Any, Settings, list[socket.socket], socket.socket, Slots, int], Runnable]
 """Filter class, settings, listeners, channel to the master, shared slots, own slot; called in the child."""
-
-
-@dataclass(slots=True)
-class _Child:
-    """A worker as a process."""
-
-    worker: int
-    number: int
-    slot: int
-    generation: int
-    pid: int
-    link: socket.socket
-    """The master's end of the channel."""
-    pidfd: int
-    """A descriptor that is readable once the process has ended; -1 where the system has none."""
-    reader: channel.Reader = field(default_factory=channel.Reader)
-    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +94,12 @@ class Supervisor:
         self._load = load
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
-        self._slots = Slots(CAPACITY)
+        self._inherited = upgrade.take_state(os.environ)
+        self._upgrader = upgrade.Upgrader()
+        self._notifier = systemd.Notifier(os.environ)
+        self._slots = upgrade.slots_of(self._inherited, CAPACITY)
         self._watchman = Watchman(self._slots)
-        self._children: dict[int, _Child] = {}
+        self._children: dict[int, Child] = {}
         self._setups: dict[int, _Setup] = {}
         self._status: int | None = None
         self._policy = policy.Policy(
@@ -128,10 +116,14 @@ class Supervisor:
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
                         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
-                    self._begin()
+                    if self._inherited is None:
+                        self._begin()
+                    else:
+                        self._resume(self._inherited)
                     while self._status is None:
                         self._turn()
             finally:
+                self._upgrader.cancel()
                 self._close_listeners()
                 for child in self._children.values():
                     child.link.close()  # to a worker that is still there, its master is gone
@@ -173,7 +165,8 @@ class Supervisor:
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        deadlines = [at for at in (self._policy.next_deadline(), self._watchman.next_look()) if at is not None]
+        times = self._policy.next_deadline(), self._watchman.next_look(), self._upgrader.deadline
+        deadlines = [at for at in (*times, self._notifier.next_sign()) if at is not None]
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
         timeout = max(0.0, min(deadlines) - before) if deadlines else None
         events = self._selector.select(timeout)
@@ -185,36 +178,50 @@ class Supervisor:
         for key, _ in sorted(events, key=lambda event: event[0].data == self._on_signals):
             key.data()
         self._do(self._policy.on_time())
-        self._do(policy.Kill(worker) for worker in self._watchman.look())
+        if self._upgrader.has_passed():
+            self._become_new_master()
+        self._do(decisions.Kill(worker) for worker in self._watchman.look())
+        self._notify()
 
-    def _do(self, actions: Iterable[policy.Action]) -> None:
+    def _notify(self) -> None:
+        """Tell systemd how we are; whether we reload is told where that begins."""
+        phase = None
+        if self._policy.stopping:
+            phase = systemd.Phase.STOPPING
+        elif self._policy.settled and not self._upgrader.is_trying:
+            phase = systemd.Phase.SERVING
+        self._notifier.look(time.monotonic(), phase, self._policy.serving)
+
+    def _do(self, actions: Iterable[decisions.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
         waiting = deque(actions)
         while waiting:
             waiting.extend(self._act(waiting.popleft()))
 
-    def _act(self, action: policy.Action) -> list[policy.Action]:
+    def _act(self, action: decisions.Action) -> list[decisions.Action]:
         match action:
-            case policy.Say(level, text):
+            case decisions.Say(level, text):
                 log.log(level, "%s", text)
-            case policy.Spawn():
+            case decisions.Spawn():
                 return self._spawn(action)
-            case policy.SendDrain(worker, limits):
+            case decisions.SendDrain(worker, limits):
                 self._send(worker, channel.Drain(limits))
-            case policy.SendStopNow(worker):
+            case decisions.SendStopNow(worker):
                 self._send(worker, channel.StopNow())
-            case policy.Kill(worker):
+            case decisions.Kill(worker):
                 if worker in self._children:
                     # Not reaped yet, so the number cannot be another process's.
                     os.kill(self._children[worker].pid, signal.SIGKILL)
-            case policy.CloseListeners():
+            case decisions.CloseListeners():
                 titles.mark_draining()
                 self._close_listeners()
-            case policy.PrepareReload():
+            case decisions.PrepareReload():
                 return self._prepare_reload()
-            case policy.EndReload(kept):
+            case decisions.PrepareUpgrade():
+                self._upgrader.begin(self._settings.ready_timeout)
+            case decisions.EndReload(kept):
                 self._keep_setup(kept)
-            case policy.Leave(status):
+            case decisions.Leave(status):
                 self._status = status
         return []
 
@@ -235,8 +242,12 @@ class Supervisor:
             self._do(self._policy.on_stop_now())
         if signal.SIGTERM in came or signal.SIGINT in came:
             self._do(self._policy.on_stop())
+        if came & {signal.SIGHUP, signal.SIGUSR2}:
+            self._notifier.look(time.monotonic(), systemd.Phase.RELOADING, self._policy.serving)
         if signal.SIGHUP in came:
             self._do(self._policy.on_reload())
+        if signal.SIGUSR2 in came:
+            self._do(self._policy.on_upgrade())
         if signal.SIGTTIN in came:
             self._do(self._policy.on_more())
         if signal.SIGTTOU in came:
@@ -252,7 +263,7 @@ class Supervisor:
         if not self._policy.stopping:
             self._do(self._policy.on_stop())
 
-    def _on_channel(self, child: _Child) -> None:
+    def _on_channel(self, child: Child) -> None:
         if child.worker not in self._children:
             return  # reaped within this turn
         messages, gone = channel.receive(child.link, child.reader)
@@ -262,12 +273,13 @@ class Supervisor:
         if any(isinstance(message, channel.Ready) for message in messages):
             log.info("worker %d is ready pid=%d generation=%d", child.number, child.pid, child.generation)
             self._do(self._policy.on_ready(child.worker))
-        if any(isinstance(message, channel.Retire) for message in messages):
-            self._do(self._policy.on_retire(child.worker))
+        for message in messages:
+            if isinstance(message, channel.Retire):
+                self._do(self._policy.on_retire(child.worker, message.reason))
         if gone and child.worker in self._children:
             self._do(self._policy.on_lost(child.worker))
 
-    def _reap(self, child: _Child) -> None:
+    def _reap(self, child: Child) -> None:
         """Find out whether a worker has ended, and tell the policy."""
         try:
             pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
@@ -293,7 +305,7 @@ class Supervisor:
 
     # -- generations ---------------------------------------------------------------------------------------------
 
-    def _prepare_reload(self) -> list[policy.Action]:
+    def _prepare_reload(self) -> list[decisions.Action]:
         """Read the settings again and open what is new; nothing changes if that fails."""
         former = self._settings
         known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
@@ -333,13 +345,12 @@ class Supervisor:
         opened: list[Listener] = []
         try:
             for address in settings.listen:
-                listener = next((listener for listener in old if listener.is_at(address)), None)
-                if listener is None:
-                    listener = open_listener(address, backlog=settings.backlog)
-                    opened.append(listener)
-                else:
+                known = [listener for listener in dict.fromkeys(old) if listener.is_at(address)]
+                for listener in known:
                     listener.socket.listen(settings.backlog)
-                listeners.append(listener)
+                fresh = [] if known else open_listeners(address, backlog=settings.backlog)
+                opened += fresh
+                listeners += known + fresh
         except ConfigError:
             for listener in opened:
                 listener.close()
@@ -354,9 +365,42 @@ class Supervisor:
             for listener in setup.listeners:
                 listener.close()
 
+    # -- from one master to the next -----------------------------------------------------------------------------
+
+    def _become_new_master(self) -> None:
+        """Hand everything to the code that is installed now, in this process; later if the workers change just now."""
+        if not self._policy.may_be_followed:
+            self._do(self._policy.on_upgrade())
+            return
+        setup = self._setups[self._policy.generation]
+        state = upgrade.make_state(
+            self._policy, setup.settings.workers, setup.listeners, self._children, self._watchman, self._slots
+        )
+        log.info("upgrade: the new code takes over")
+        _flush()
+        with self._signals.blocked():
+            self._signals.leave_to_next_program()
+            upgrade.become_new_master(state, lifeline=self._lifeline)
+
+    def _resume(self, state: upgrade.State) -> None:
+        """Take over what the former master of this process left; then replace its workers, as in a reload."""
+        settings, generation = self._settings, state["generation"]
+        listeners = tuple(Listener.from_state(listener) for listener in state["listeners"])
+        self._setups[generation] = _Setup(settings, listeners, _prepare(settings))
+        # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
+        wanted = state["wanted"] if settings.workers == state["configured"] else settings.workers
+        self._policy.adopt((Worker.from_state(worker) for worker in state["workers"]), generation, wanted)
+        for worker in state["workers"]:
+            self._watch_over(Child.from_state(worker, pidfds=self._pidfds), StackPipe.of_master(worker["stacks"]))
+        log.info("upgrade: the master is new, %d workers serve on", len(self._children))
+        self._signals.unblock()
+        for child in list(self._children.values()):
+            self._reap(child)  # whose end nobody has seen
+        self._do(self._policy.on_reload())
+
     # -- birth ---------------------------------------------------------------------------------------------------
 
-    def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+    def _spawn(self, spawn: decisions.Spawn) -> list[decisions.Action]:
         pipe = None
         try:
             pipe = StackPipe()
@@ -366,18 +410,23 @@ class Supervisor:
                 pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, policy.EXIT_SOFTWARE)
-        self._children[spawn.worker] = child
-        self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
-        if child.pidfd >= 0:
-            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
-        settings = self._setups[spawn.generation].settings
-        self._watchman.add(
-            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
-        )
+        self._watch_over(child, pipe)
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
 
-    def _fork(self, spawn: policy.Spawn, pipe: StackPipe) -> _Child:
+    def _watch_over(self, child: Child, pipe: StackPipe) -> None:
+        """Wait for what a worker says, and for its end."""
+        self._children[child.worker] = child
+        if not child.lost:
+            self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
+        if child.pidfd >= 0:
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        settings = self._setups[child.generation].settings
+        self._watchman.add(
+            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
+        )
+
+    def _fork(self, spawn: decisions.Spawn, pipe: StackPipe) -> Child:
         """Fork a worker: signals are held back until each of the two processes has its own handlers in order."""
         ours, theirs = channel.open_channel()
         self._slots.clear(spawn.slot)
@@ -393,14 +442,11 @@ class Supervisor:
         finally:
             theirs.close()
         pipe.be_master()
-        pidfd = -1
-        if self._pidfds:
-            with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
-                pidfd = os.pidfd_open(pid)
-        return _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
+        pidfd = open_pidfd(pid) if self._pidfds else -1  # without it SIGCHLD will do
+        return Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, ours, pidfd)
 
     def _live(
-        self, spawn: policy.Spawn, masters_end: socket.socket, own_end: socket.socket, pipe: StackPipe
+        self, spawn: decisions.Spawn, masters_end: socket.socket, own_end: socket.socket, pipe: StackPipe
     ) -> NoReturn:
         """Be a worker, from the fork to the end of the process."""
         status = policy.EXIT_SOFTWARE
@@ -438,6 +484,8 @@ class Supervisor:
         """
         self._selector.close()
         self._watchman.forget()
+        self._slots.forget_memory()
+        systemd.forget_in_child(os.environ)
         for sibling in self._children.values():
             sibling.link.close()
             if sibling.pidfd >= 0:
@@ -472,5 +520,5 @@ def _prepare(settings: Settings) -> privileges.Identity | None:
     return identity
 
 
-def _limits(settings: Settings) -> policy.Limits:
-    return policy.Limits(settings.ready_timeout, settings.drain_stop, settings.drain_reload)
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.ready_timeout, settings.drain_stop, settings.drain_reload)

@@ -30,6 +30,7 @@ cdef class Worker:
     cdef set _tcp
     cdef object _door
     cdef object _crowd
+    cdef object _recycler
     cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots

@@ -38,6 +38,7 @@ from fastmilter.server.crowd import Crowd
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.peers import open_door
 from fastmilter.server.poller import best_poller
+from fastmilter.server.recycle import open_recycler
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -119,6 +120,7 @@ class Worker:
         self._tcp = {listener.fileno() for listener in listeners if listener.family != socket.AF_UNIX}
         self._door = open_door(settings, slots, slot, listeners)
         self._crowd = Crowd(settings, slots)
+        self._recycler = open_recycler(settings, channel)
         self._channel = channel
         self._reader = master_channel.Reader()
         self._slots = slots
@@ -225,6 +227,8 @@ class Worker:
             self._take_what_waits()
         if self._door is not None:
             self._door.on_time(now)
+        if self._recycler is not None and self._drain_limits is None:
+            self._recycler.look(now, self.messages)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)

@@ -2,15 +2,15 @@
 
 import signal
 
-from fastmilter.server.policy import (
+from fastmilter.server.decisions import (
     Action,
-    Limits,
-    Policy,
     PrepareReload,
     Say,
     SendDrain,
     Spawn,
 )
+from fastmilter.server.policy import Policy
+from fastmilter.server.roster import Limits
 
 STOP = (20.0, 40.0, 60.0)
 RELOAD = (600.0, 900.0, 1200.0)

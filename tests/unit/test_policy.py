@@ -8,10 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastmilter.server.policy import (
-    DRAIN_GRACE_S,
-    HEALTHY_AFTER_S,
-    KILL_GRACE_S,
+from fastmilter.server.decisions import (
     Action,
     CloseListeners,
     Kill,
@@ -21,6 +18,7 @@ from fastmilter.server.policy import (
     SendStopNow,
     Spawn,
 )
+from fastmilter.server.policy import DRAIN_GRACE_S, HEALTHY_AFTER_S, KILL_GRACE_S
 from tests.support.policy_bench import LIMITS, SIGKILL, SIGSEGV, STOP, Bench, spawns
 
 # -- the start ------------------------------------------------------------------------------------------------------

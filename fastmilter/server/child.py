@@ -1,0 +1,48 @@
+"""A worker as a process, as the master sees it."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from fastmilter.server import channel
+
+
+@dataclass(slots=True)
+class Child:
+    """What the master has of a worker that it has not reaped yet."""
+
+    worker: int
+    number: int
+    slot: int
+    generation: int
+    pid: int
+    link: socket.socket
+    """The master's end of the channel."""
+    pidfd: int
+    """A descriptor that is readable once the process has ended; -1 where the system has none."""
+    reader: channel.Reader = field(default_factory=channel.Reader)
+    lost: bool = False
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what the master that follows by an upgrade in place has to know besides the policy's record."""
+        return {"pid": self.pid, "link": self.link.fileno(), "unreachable": self.lost}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], *, pidfds: bool) -> Self:
+        """Take over a worker of the former master, from this and the policy's record in one."""
+        link = socket.socket(fileno=state["link"])
+        link.setblocking(False)
+        pid = state["pid"]
+        names = ("worker", "number", "slot", "generation")
+        pidfd = open_pidfd(pid) if pidfds else -1
+        return cls(*(state[name] for name in names), pid, link, pidfd, lost=state["unreachable"])
+
+
+def open_pidfd(pid: int) -> int:
+    """Return a descriptor of a child, -1 if there can be none: an old kernel, or no descriptor left."""
+    with contextlib.suppress(OSError):
+        return os.pidfd_open(pid)
+    return -1
