@@ -84,8 +84,9 @@ def parse_endpoint(text: str) -> Endpoint:
 
     ``inet:8894@127.0.0.1``, ``inet6:8894@[::1]``, ``inet:8894`` (every local address), ``unix:/path``,
     ``local:/path``, ``/path``, ``fd:3`` (libmilter); ``inet:127.0.0.1:8894``, ``inet:[::1]:8894`` (Postfix);
-    ``systemd`` (its sockets). A path takes ``?mode=0660&owner=filter&group=postfix``; ``unix:@name`` is an abstract socket of Linux, which has none of
-    these. An IPv6 address makes the kind ``inet6`` whatever the prefix.
+    ``systemd`` (the sockets that it has opened). A path takes ``?mode=0660&owner=filter&group=postfix``;
+    ``unix:@name`` is an abstract socket of Linux, which has none of these. An IPv6 address makes the kind ``inet6``
+    whatever the prefix.
 
     Raises ``ConfigError`` for anything else.
 

@@ -36,9 +36,9 @@ class Child:
         link = socket.socket(fileno=state["link"])
         link.setblocking(False)
         pid = state["pid"]
-        names = ("worker", "number", "slot", "generation")
         pidfd = open_pidfd(pid) if pidfds else -1
-        return cls(*(state[name] for name in names), pid, link, pidfd, lost=state["unreachable"])
+        place = {name: state[name] for name in ("worker", "number", "slot", "generation")}
+        return cls(**place, pid=pid, link=link, pidfd=pidfd, lost=state["unreachable"])
 
 
 def open_pidfd(pid: int) -> int:

@@ -53,6 +53,7 @@ class Worker:
 
     @property
     def was_ready(self) -> bool:
+        """Whether it has ever served."""
         return self.ready_at < math.inf
 
     def to_state(self) -> dict[str, Any]:

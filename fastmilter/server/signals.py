@@ -24,8 +24,8 @@ MASTER_SIGNALS: Final = (
     signal.SIGTTOU,
     signal.SIGUSR2,
 )
-"""What a master understands: drain and stop (twice: now), the same, stop now, reload, one worker more, one less, upgrade
-in place."""
+"""What a master understands: drain and stop (twice: now), the same, stop now, reload, one worker more, one less,
+upgrade in place."""
 
 _READ_BYTES: Final = 4096
 

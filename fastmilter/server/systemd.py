@@ -84,7 +84,10 @@ class Notifier:
             self._told = phase
             words.append(phase.value.format(pid=os.getpid(), now=int(now * 1e6)))
         status = f"{serving} workers serve" if serving != 1 else "1 worker serves"
-        status = {Phase.STOPPING: "stopping", Phase.RELOADING: f"reloading, {status}"}.get(self._told, status)
+        if self._told is Phase.STOPPING:
+            status = "stopping"
+        elif self._told is Phase.RELOADING:
+            status = f"reloading, {status}"
         if status != self._status:
             self._status = status
             words.append(f"STATUS={status}")

@@ -73,7 +73,7 @@ class Trial:
 
         self.deadline: Final = time.monotonic() + seconds
         self._seconds = seconds
-        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _end
         try:
             self._process: Popen[bytes] = subprocess.Popen(
                 command("--check-config"),

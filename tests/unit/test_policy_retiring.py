@@ -18,7 +18,7 @@ RECYCLED = (Reason.MESSAGES, Reason.AGE, Reason.MEMORY)
 @pytest.mark.parametrize("reason", Reason)
 def test_the_successor_comes_first(reason: Reason) -> None:
     bench = Bench()
-    first, second = bench.running()
+    _, second = bench.running()
     (successor,) = bench.acts(bench.policy.on_retire(second.worker, reason))
     assert isinstance(successor, Spawn)
     assert (successor.number, successor.generation) == (2, 1)

@@ -104,7 +104,7 @@ def test_what_is_not_for_us_is_not_taken(environment: dict[str, str]) -> None:
 
 def test_the_address_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    with pytest.raises(ConfigError, match="^systemd: systemd has handed no sockets"):
+    with pytest.raises(ConfigError, match=r"^systemd: systemd has handed no sockets"):
         open_listeners(parse_endpoint("systemd"))
 
 
