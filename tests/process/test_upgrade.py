@@ -133,11 +133,15 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(server: Server) -> 
 
 def test_the_configuration_is_read_again(server: Server) -> None:
     config = server.directory / "fm.toml"
-    config.write_text("workers = 1\n")
-    server.start(f"--config={config}")
-    config.write_text(f'workers = 2\nlisten = ["unix:{server.directory}/new.sock"]\n')
-    server.process and upgraded(server)
+    old, new = (f"unix:{server.directory}/{name}.sock" for name in ("old", "new"))
+    config.write_text(f'workers = 1\nlisten = ["{old}"]\n')
+    server.start(f"--config={config}", listen=())
+    config.write_text(f'workers = 2\nlisten = ["{new}"]\n')
+    upgraded(server)
     wait_until(lambda: sum("draining" not in text for text in server.workers().values()) == 2, "two workers")
+    with Client(new) as client:
+        whole_message(client)
+    assert not (server.directory / "old.sock").exists()
     assert server.stop() == 0
 
 
