@@ -8,6 +8,7 @@ words read one after the other may be from different moments, which is good enou
 A master that replaces itself in place hands the memory on by its descriptor, if both mean the same by it (``LAYOUT``).
 """
 
+import contextlib
 import mmap
 import os
 from enum import IntEnum
@@ -234,12 +235,13 @@ class Slots:
 
 
 def _make_memory(size: int) -> int:
-    """Return a descriptor of fresh memory, -1 where the system has none (then it cannot be handed on)."""
-    if not hasattr(os, "memfd_create"):
-        return -1
-    memory = os.memfd_create("fastmilter", os.MFD_CLOEXEC)
-    os.ftruncate(memory, size)
-    return memory
+    """Return a descriptor of fresh memory, -1 where the system gives none (then it cannot be handed on)."""
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            memory = os.memfd_create("fastmilter", os.MFD_CLOEXEC)
+            os.ftruncate(memory, size)
+            return memory
+    return -1
 
 
 def _make_bell() -> int | None:
