@@ -73,7 +73,8 @@ class _Session:
         verdict = self.client.mail("a@example.org")
         if verdict is not None and verdict.code == 421:
             return False
-        assert verdict is not None and verdict.kind == "continue", verdict
+        assert verdict is not None
+        assert verdict.kind == "continue", verdict
         refused = self.client.rcpt("who@example.net")
         assert refused is not None
         self.worker = int(re.fullmatch(r"pid (\d+)", refused.text or "")[1])  # type: ignore[index]

@@ -46,32 +46,80 @@ def test_the_master_is_another_program_and_sessions_go_on(server: Server) -> Non
     assert not (server.directory / "fm.sock.lock").exists()
 
 
-def test_the_code_that_serves_is_the_one_that_is_installed_now(server: Server) -> None:
-    """Another copy of the package, put in place of the first: its version is in what the trial and the master say."""
-    package = server.directory / "installed" / "fastmilter"
-    package.parent.mkdir()
-    package.symlink_to(ROOT / "fastmilter")
-    environment = {"PYTHONPATH": str(package.parent)}
-    server.start("--workers=1", environment=environment)
-    copy = server.directory / "newer"
-    copy.mkdir()
-    for each in (ROOT / "fastmilter").iterdir():
-        (copy / each.name).symlink_to(each)
-    titles = copy / "server"
-    titles.unlink()
-    titles.mkdir()
-    for each in (ROOT / "fastmilter" / "server").iterdir():
-        (titles / each.name).symlink_to(each)
-    changed = titles / "titles.py"
-    text = changed.read_text().replace("fastmilter: master", "fastmilter: newer master")
-    changed.unlink()
-    changed.write_text(text)
-    package.unlink()
-    package.symlink_to(copy)
+class Installed:
+    """A package that the server imports, to be replaced by another version of it, as an installer would."""
+
+    def __init__(self, server: Server) -> None:
+        self._directory = server.directory
+        self._package = server.directory / "installed" / "fastmilter"
+        self._package.parent.mkdir()
+        self._package.symlink_to(ROOT / "fastmilter")
+        self.environment = {"PYTHONPATH": str(self._package.parent)}
+
+    def replace(self, module: str, old: str, new: str) -> None:
+        """Install a version in which one module of the server has ``new`` in place of ``old``."""
+        copy = self._directory / "newer"
+        (copy / "server").mkdir(parents=True)
+        for place in (".", "server"):
+            for each in (ROOT / "fastmilter" / place).iterdir():
+                if each.name not in ("server", module):
+                    (copy / place / each.name).symlink_to(each)
+        text = (ROOT / "fastmilter" / "server" / module).read_text()
+        assert old in text
+        (copy / "server" / module).write_text(text.replace(old, new))
+        self._package.unlink()
+        self._package.symlink_to(copy)
+
+
+def test_the_master_becomes_the_version_that_is_installed_now(server: Server) -> None:
+    installed = Installed(server)
+    server.start("--workers=1", environment=installed.environment)
+    installed.replace("titles.py", "fastmilter: master", "fastmilter: newer master")
     upgraded(server)
     assert title(server.pid) == "fastmilter: newer master [Tagger]"
     with server.client() as client:
         whole_message(client)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "said"),
+    [
+        ("upgrade.py", "STATE_VERSION: Final = 1", "STATE_VERSION: Final = 2", "this version cannot take over from"),
+        # One that knows nothing of all this: it finds nothing wrong, and must not be executed all the same.
+        ("upgrade.py", "    asked = environment.get(_TRIAL)", "    return None", "of a version that cannot take over"),
+        ("upgrade.py", "import sys\n", "import sys\nraise RuntimeError('half installed')\n", "half installed"),
+    ],
+)
+def test_a_version_that_cannot_take_over_changes_nothing(
+    server: Server, module: str, old: str, new: str, said: str
+) -> None:
+    installed = Installed(server)
+    server.start("--workers=1", environment=installed.environment)
+    before = server.workers()
+    installed.replace(module, old, new)
+    server.send(signal.SIGUSR2)
+    server.wait_log("upgrade failed, everything stays: the new code cannot be used")
+    assert said in server.log()
+    assert server.workers() == before
+    with server.client() as client:
+        whole_message(client)
+    assert server.stop() == 0
+
+
+def test_slots_of_another_meaning_are_left_to_the_old_workers(server: Server) -> None:
+    installed = Installed(server)
+    server.start("--workers=1", environment=installed.environment)
+    client = server.client().open()
+    begin(client)
+    installed.replace("upgrade.py", 'former.get("layout") != LAYOUT', 'former.get("layout") != LAYOUT + " NEW"')
+    upgraded(server)
+    assert complete(client)["X-Version"] == "one"
+    client.quit()
+    client.close()
+    wait_until(lambda: len(server.workers()) == 1, "the old worker leaves")
+    with server.client() as fresh:
+        whole_message(fresh)
     assert server.stop() == 0
 
 
@@ -200,10 +248,11 @@ def test_a_killed_new_master_leaves_no_worker(server: Server) -> None:
 
 def test_nothing_of_the_exchange_is_left_in_a_worker(server: Server) -> None:
     server.filter.write_text(
-        FILTER.replace(
-            "str(os.getpid()))",
-            'str(os.getpid()))\n        self.message.add_header("X-Names", " ".join(n for n in os.environ if "MASTER" in n or "TRIAL" in n) or "none")',
-        )
+        FILTER
+        + """
+    def on_message_end(self, verdict):
+        print("finds", [name for name in os.environ if name.startswith("_FASTMILTER")], flush=True)
+"""
     )
     server.start("--workers=1")
     (before,) = server.workers()
@@ -213,7 +262,8 @@ def test_nothing_of_the_exchange_is_left_in_a_worker(server: Server) -> None:
     (after,) = server.workers()
     assert kinds(after) == descriptors
     with server.client() as client:
-        assert whole_message(client)["X-Names"] == "none"
+        whole_message(client)
+    server.wait_log(r"finds \[\]")
     assert server.stop() == 0
 
 
