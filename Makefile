@@ -23,11 +23,13 @@ CHECKED := fastmilter tests examples bench setup.py
 PYTEST ?=
 # What the fuzzer is told, for instance  make fuzz FUZZ="--count 1000 --seed 1"
 FUZZ ?= --count 1000000
+# the soak, for instance  make soak SOAK="--seconds 600 --seed 1"
+SOAK ?= --seconds 60
 # and the measurements, for instance  make bench BENCH="--row typical-unix --rounds 3"
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo test pytest mta milters backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo soak test pytest mta milters backends lint format typing fuzz bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -89,6 +91,9 @@ format: $(STAMPS)/checks ## Format the sources
 typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled modules
 	$(RUN) -m mypy
 	$(RUN) -m mypy.stubtest fastmilter._text fastmilter._call fastmilter._scan fastmilter._codec fastmilter._encode fastmilter._messages fastmilter.server._sockets fastmilter.server._in_work --allowlist tests/typing/stubtest-allowlist.txt --ignore-unused-allowlist
+
+soak: $(STAMPS)/checks ## A minute of filters that wait under aborts, hang-ups and reloads; SOAK="--seconds 600" for longer
+	$(RUN) -m tests.soak.stress $(SOAK)
 
 fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
 	$(RUN) -m tests.fuzz.mutate $(FUZZ)

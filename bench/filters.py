@@ -1,5 +1,7 @@
 """The filters that are measured, as their authors would write them. ``fastmilter serve bench/filters.py:Typical``."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from types import FunctionType
 from typing import TypeVar, cast
@@ -9,6 +11,8 @@ from fastmilter import CONTINUE, Address, Filter, Params, SocketAddress, Verdict
 F = TypeVar("F", bound=Callable[..., object])
 
 NEW_BODY = b"x" * (1 << 20)
+WAIT_S = 0.005
+WAITING_DOMAIN = "wait.example"
 
 
 def marked(mark: Callable[[F], F], callback: F) -> F:
@@ -72,6 +76,66 @@ class TypicalAnswered(Typical):
 
     on_header = marked(early_verdict, Typical.on_header)
     on_body = marked(early_verdict, Typical.on_body)
+
+
+class TypicalPlainWaiting(Typical):
+    """The same, and what it asks elsewhere at the end of the message takes a while: all others wait too."""
+
+    def on_end_of_message(self) -> None:
+        time.sleep(WAIT_S)
+        super().on_end_of_message()
+
+
+class TypicalBlocking(TypicalPlainWaiting):
+    """The same in threads."""
+
+    blocking = True
+
+
+class TypicalAsync(Typical):
+    """The same on asyncio."""
+
+    async def on_end_of_message(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(WAIT_S)
+        super().on_end_of_message()
+
+
+class SenderBlocking(Typical):
+    """What it asks elsewhere takes as many seconds as the sender says: ``10@wait.example``; for others nothing."""
+
+    blocking = True
+
+    def on_end_of_message(self) -> None:
+        if self.sender.domain == WAITING_DOMAIN:
+            time.sleep(float(self.sender.local_part))
+        super().on_end_of_message()
+
+
+class SenderAsync(Typical):
+    """The same on asyncio."""
+
+    async def on_end_of_message(self) -> None:  # type: ignore[override]
+        if self.sender.domain == WAITING_DOMAIN:
+            await asyncio.sleep(float(self.sender.local_part))
+        super().on_end_of_message()
+
+
+class SecondBlocking(Typical):
+    """What it asks elsewhere takes a second."""
+
+    blocking = True
+
+    def on_end_of_message(self) -> None:
+        time.sleep(1)
+        super().on_end_of_message()
+
+
+class SecondAsync(Typical):
+    """The same on asyncio."""
+
+    async def on_end_of_message(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(1)
+        super().on_end_of_message()
 
 
 class Noop(Filter):

@@ -21,9 +21,9 @@ from pathlib import Path
 from bench.programs import ROOT, BenchFailed, build, program
 from fastmilter.server import channel
 from fastmilter.server.load import load_filter
+from fastmilter.server.models import make_worker
 from fastmilter.server.settings import load_settings
 from fastmilter.server.slots import Slots
-from fastmilter.server.worker import Worker
 
 FILTERS = ROOT / "bench" / "filters.py"
 FEW, MANY = 200, 700
@@ -51,7 +51,7 @@ def serve(target: str, path: str, load: list[str]) -> int:
         theirs.send(channel.encode(channel.StopNow()))
         os._exit(status)
     theirs.close()
-    Worker(filter_class, settings, [listener], ours, slots, 0).run()
+    make_worker(filter_class, settings, [listener], ours, slots, 0).run()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -1,10 +1,14 @@
-"""The reference filter on pymilter, for the system's Python: pymilter_filter.py JOB ADDRESS. See filters.py."""
+"""The reference filter on pymilter, for the system's Python: pymilter_filter.py JOB ADDRESS WAIT_MS. See filters.py."""
 
 # mypy: ignore-errors
 
 import sys
+import time
 
 import Milter
+
+JOB, ADDRESS, WAIT_MS = sys.argv[1:]
+WAIT_S = int(WAIT_MS) / 1000
 
 
 class Typical(Milter.Base):
@@ -38,6 +42,14 @@ class Typical(Milter.Base):
         self.addheader("X-Bench-2", f"{len(self.fields)} fields, {self.length} bytes, client {self.client}")
         self.chgheader("Subject", 1, "[bench] Minutes of the harbour meeting")
         return Milter.CONTINUE
+
+
+class Waiting(Typical):
+    """The same, and each message waits at its end, as for an answer of someone else."""
+
+    def eom(self):
+        time.sleep(WAIT_S)
+        return super().eom()
 
 
 class Noop(Milter.Base):
@@ -75,10 +87,9 @@ class Noop(Milter.Base):
 
 
 def main():
-    job, address = sys.argv[1:]
-    Milter.factory = {"typical": Typical, "noop": Noop}[job]
+    Milter.factory = {"typical": Waiting if WAIT_S else Typical, "noop": Noop}[JOB]
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS)
-    Milter.runmilter("bench", address, timeout=7210)
+    Milter.runmilter("bench", ADDRESS, timeout=7210)
 
 
 main()

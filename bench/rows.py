@@ -8,6 +8,7 @@ from functools import partial
 
 from bench.loading import Traffic
 from bench.measure import (
+    LIBMILTER,
     Entry,
     Figures,
     Results,
@@ -24,6 +25,11 @@ NO_REPLY = Job("TypicalNoReply", "typical", edits=3)
 ANSWERED = Job("TypicalAnswered", "typical", edits=3)
 NOOP = Job("Noop", "noop")
 LOOK = Job("Look", "look")
+WAITING = {
+    "plain": Job("TypicalPlainWaiting", "typical", edits=3, wait_ms=5),
+    "blocking": Job("TypicalBlocking", "typical", edits=3, wait_ms=5),
+    "async": Job("TypicalAsync", "typical", edits=3, wait_ms=5),
+}
 REPLACE = Job("Replace", "replace", replace=1 << 20)
 
 LABELS = {
@@ -90,18 +96,32 @@ def quotient(results: Results, above: str, below: str) -> float | None:
     return numerator / denominator if numerator and denominator else None
 
 
-def latency_against_libmilter(results: Results, figure: Callable[[Figures], float]) -> float | None:
+def latency_against_libmilter(
+    results: Results, figure: Callable[[Figures], float], key: str = "fastmilter"
+) -> float | None:
     """Our latency divided by that of libmilter's faster build."""
     best = best_libmilter(results, figure)
-    return figure(results["fastmilter"]) / best if best and "fastmilter" in results else None
+    return figure(results[key]) / best if best and key in results else None
 
 
 def p50(results: Results) -> float | None:
     return latency_against_libmilter(results, lambda figures: figures.median.p50_us)
 
 
-def p99(results: Results) -> float | None:
-    return latency_against_libmilter(results, lambda figures: figures.median.p99_us)
+def p99(results: Results, key: str = "fastmilter") -> float | None:
+    return latency_against_libmilter(results, lambda figures: figures.median.p99_us, key)
+
+
+def speed_against_libmilter(results: Results, key: str) -> float | None:
+    """Our messages per second divided by those of libmilter's faster build."""
+    best = max((results[kind].median.per_second for kind in LIBMILTER if kind in results), default=0.0)
+    return results[key].median.per_second / best if best and key in results else None
+
+
+def errors_of_waiting(results: Results) -> float | None:
+    """Errors of all rounds, of both kinds of filter that may wait."""
+    both = ("blocking", "async")
+    return sum(results[key].errors for key in both) if set(both) <= set(results) else None
 
 
 def growth_against_raw(results: Results) -> float | None:
@@ -130,6 +150,30 @@ BODIES = {
     str(size): Traffic(connections=1, per_connection=KEPT, body=size << 20, warmup=2, messages=messages)
     for size, messages in ((1, 100), (10, 20), (100, 4))
 }
+
+
+def waiting(connections: int, kinds: tuple[str, ...], libmilters: tuple[str, ...], *, quick: bool) -> Row:
+    """A row about filters that wait 5 ms at the end of each message; the keys of ours are the kinds of filter."""
+    traffic = Traffic(connections=connections, warmup=2 * connections)
+    ours = tuple(
+        Entry(
+            kind,
+            f"fastmilter, {kind}",
+            Contestant("fastmilter", WAITING[kind], "unix"),
+            traffic,
+        )
+        for kind in kinds
+    )
+    wanted = (
+        Wanted("blocking: messages/s against libmilter's", partial(speed_against_libmilter, key="blocking"), 1.2),
+        Wanted("blocking: p99 against libmilter's", partial(p99, key="blocking"), 1.0, at_most=True),
+        Wanted("async: messages/s against libmilter's", partial(speed_against_libmilter, key="async"), 2.0),
+        Wanted("errors of blocking and async", errors_of_waiting, 0, at_most=True, unit="", digits=0),
+    )
+    others = entries(WAITING["blocking"], "unix", traffic, libmilters)
+    title = f"typical and 5 ms of waiting at the end, unix, one message each, {connections} connections"
+    return Row(f"waiting-{connections}", title, (*ours, *others), wanted, quick)
+
 
 NOT_SLOWER = (
     Wanted("p50 against libmilter's", p50, 1.0, at_most=True),
@@ -211,6 +255,8 @@ ROWS = (
     latency("one-noop-unix", "one connection, noop, every step answered, unix", NOOP, "unix", NOT_SLOWER),
     latency("one-noop-tcp", "one connection, noop, every step answered, TCP", NOOP, "tcp", NOT_SLOWER),
     latency("one-edit-tcp", "one connection, edit at the end, TCP", TYPICAL, "tcp", NO_STALL),
+    waiting(50, ("blocking", "async", "plain"), ("threads", "debian", "pymilter"), quick=True),
+    waiting(500, ("blocking", "async"), ("threads", "debian"), quick=False),
     SENDMAIL,
     BESIDE_IDLE,
     SCALE,

@@ -22,6 +22,7 @@ from bench.servers import Cores, raise_file_limit
 PARTS = {
     "memory": "resident memory per connection",
     "real_mta": "a message through real Sendmail and Postfix",
+    "waiting": "callbacks that wait",
     "spread": "long-lived connections over workers",
 }
 # The cheaper of libmilter's builds has always been that with a thread per connection.

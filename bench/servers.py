@@ -96,6 +96,8 @@ class Job:
     libmilter: str
     edits: int = 0
     replace: int = 0
+    wait_ms: int = 0
+    """How long it waits at the end of each message; fastmilter's filter has it in its class."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,9 @@ def command(contestant: Contestant, address: str, protocol: int | None) -> list[
         loop = [program("raw_loop"), "--address", address, "--answer", answer, "--never", never]
         return [*loop, "--edits", str(job.edits), "--replace", str(job.replace)]
     if contestant.kind == "pymilter":
-        return [DEBIAN_PYTHON, str(HERE / "pymilter_filter.py"), job.libmilter, address]
-    return [program(f"libmilter_{contestant.kind}"), "--address", address, "--job", job.libmilter]
+        return [DEBIAN_PYTHON, str(HERE / "pymilter_filter.py"), job.libmilter, address, str(job.wait_ms)]
+    filter_in_c = [program(f"libmilter_{contestant.kind}"), "--address", address, "--job", job.libmilter]
+    return [*filter_in_c, "--wait-ms", str(job.wait_ms)]
 
 
 def steps(protocol: int) -> tuple[str, str]:

@@ -2,7 +2,8 @@
  *
  * noop: every callback is set and continues. typical: client address, queue id, sender, recipients, all header fields
  * and the length of the body are kept for each message; two fields are added and Subject is changed at its end.
- * look: the length of the body. replace: the same, and a new body of --replace bytes.
+ * look: the length of the body. replace: the same, and a new body of --replace bytes. With --wait-ms each message waits
+ * at its end, as for an answer of someone else, before anything is changed.
  */
 #include <arpa/inet.h>
 #include <getopt.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <libmilter/mfapi.h>
 
@@ -33,6 +35,7 @@ struct connection {
 
 static unsigned char *new_body;
 static size_t new_body_length;
+static struct timespec delay;
 
 static char *copy(const char *text) {
     size_t length = text ? strlen(text) : 0;
@@ -117,6 +120,7 @@ static sfsistat typical_end(SMFICTX *context) {
     struct connection *c = smfi_getpriv(context);
     struct message *message = c->message;
     char text[1024];
+    if (delay.tv_sec || delay.tv_nsec) nanosleep(&delay, NULL);
     message->queue_id = copy(smfi_getsymval(context, (char *)"i"));
     snprintf(text, sizeof text, "%s from %s for %u", message->queue_id, message->sender, message->recipients.count);
     smfi_addheader(context, (char *)"X-Bench-1", text);
@@ -209,10 +213,15 @@ static struct smfiDesc make_filter(const char *job) {
     return filter;
 }
 
+static void set_delay(unsigned ms) {
+    delay = (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l};
+}
+
 static void usage(FILE *to) {
     fputs("libmilter_filter --address unix:/path|inet:port@host [options]\n"
           "  --job noop|typical|look|replace   what is done for each message (typical)\n"
           "  --replace BYTES                   size of the body that replaces another (1048576)\n"
+          "  --wait-ms N                       how long typical waits at the end of each message (0)\n"
           "  --backlog N                       connections that may wait to be accepted (4096)\n",
           to);
 }
@@ -220,7 +229,7 @@ static void usage(FILE *to) {
 int main(int count, char **arguments) {
     static const struct option known[] = {
         {"address", 1, 0, 'a'}, {"job", 1, 0, 'j'},  {"replace", 1, 0, 'r'},
-        {"backlog", 1, 0, 'b'}, {"help", 0, 0, 'H'}, {0, 0, 0, 0},
+        {"wait-ms", 1, 0, 'w'}, {"backlog", 1, 0, 'b'}, {"help", 0, 0, 'H'}, {0, 0, 0, 0},
     };
     const char *job = "typical";
     char *address = NULL;
@@ -230,6 +239,7 @@ int main(int count, char **arguments) {
             case 'a': address = optarg; break;
             case 'j': job = optarg; break;
             case 'r': new_body_length = (size_t)number("--replace", optarg); break;
+            case 'w': set_delay((unsigned)number("--wait-ms", optarg)); break;
             case 'b': backlog = (int)number("--backlog", optarg); break;
             default: usage(option == '?' ? stderr : stdout); return option == '?' ? 2 : 0;
         }

@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,20 @@ from typing import Any, Final
 
 from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME
+from fastmilter.replies import Verdict
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import CLOSE_S, EXPIRING, LATE, RUNNING, Job, WaitingWorker, step_of
+from fastmilter.server.waiting import (
+    CLOSE_S,
+    EXPIRING,
+    LATE,
+    MOST_FRAMES,
+    RUNNING,
+    Job,
+    WaitingWorker,
+    stack_of,
+    step_of,
+)
 from fastmilter.server.worker import EXIT_DRAINED, Worker
 
 log = logging.getLogger(__name__)
@@ -39,7 +51,6 @@ STOPPED_S: Final = 5.0
 """How long ``worker_stopped`` may take."""
 
 _NO_LOCK: Final = contextlib.nullcontext()
-_MOST_FRAMES: Final = 30
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -134,21 +145,15 @@ class AsyncWorker(WaitingWorker):
         job = Job(link, _NO_LOCK)
         if link.context is None:
             link.context = contextvars.copy_context()
-        call = job.run_call()
-        if self._threads is not None and call is not None:
-            self._start_task(job, self._called(link, call))
-            return True
-        while call is not None:
-            result = error = None
-            try:
-                result = link.context.run(self._on_loop, link, call)
-            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
-                error = raised
-            if result is not None and inspect.isawaitable(result):
-                self._start_task(job, result)
-                return True
-            call = job.next_call(result, error)
-        return False
+        if self._threads is None:
+            awaitable = link.context.run(job.run_in_loop, self._in_work)
+        else:
+            call = job.run_call()
+            awaitable = None if call is None else self._called(link, call)
+        if awaitable is None:
+            return False
+        self._start_task(job, awaitable)
+        return True
 
     def _start_task(self, job: Job, awaitable: Awaitable[Any]) -> None:
         self._enlist(job.link, job)
@@ -174,13 +179,15 @@ class AsyncWorker(WaitingWorker):
                 if call is None:
                     return
                 awaitable = self._called(link, call)
+        except Exception as fault:  # noqa: BLE001 - logged with the end of the connection
+            job.fault = fault
         finally:
             self._task_ended(job)
 
     async def _called(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call, in a thread if it may block, and wait for what it returns."""
         if self._threads is not None and link.callback not in self.plan.async_callbacks:
-            return await self._in_thread(call)
+            return await self._in_thread(link, call)
         return await _settled(self._on_loop(link, call))
 
     def _on_loop(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
@@ -191,12 +198,21 @@ class AsyncWorker(WaitingWorker):
         finally:
             self._in_work.leave()
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
         assert self._threads is not None
         context = contextvars.copy_context()
-        submitted = self._threads.submit(context.run, call)
+
+        def run() -> Any:
+            link.thread = threading.get_ident()
+            try:
+                return context.run(call)
+            finally:
+                link.thread = 0
+
+        submitted = self._threads.submit(run)
         waiting = asyncio.wrap_future(submitted)
+        waiting.add_done_callback(_note_exception)  # asyncio would complain of one that came after the cancellation
         cancelled: asyncio.CancelledError | None = None
         while not submitted.done():
             try:
@@ -260,11 +276,16 @@ class AsyncWorker(WaitingWorker):
             verdict = self._verdict_or(result, own, link)
         except Exception as error:  # noqa: BLE001 - the door around user code
             self.callback_failed(link, "on_timeout", error)
+        self._loop.call_soon(self._give_up_asked, job, verdict)  # not at once, as in _task_ended
+
+    def _give_up_asked(self, job: Job, verdict: Verdict) -> None:
         job.state = RUNNING
         self._give_up(job, verdict, not job.runner.done())
         self._set_timer()
 
     def _stack(self, job: Job) -> str:
+        if job.link.thread:
+            return stack_of(job.link.thread)
         lines = [
             f"  File {frame.f_code.co_filename!r}, line {frame.f_lineno}, in {frame.f_code.co_name}"
             for frame in _frames(job.runner.get_coro())
@@ -272,9 +293,14 @@ class AsyncWorker(WaitingWorker):
         return "\n".join(lines)
 
 
+def _note_exception(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
 def _frames(waiting: Any) -> Iterator[FrameType]:
     """Yield the frames of what a coroutine waits for, outermost first, without this module's own."""
-    for _ in range(_MOST_FRAMES):
+    for _ in range(MOST_FRAMES):
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is None:
             return

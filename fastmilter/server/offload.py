@@ -15,7 +15,6 @@ import os
 import queue
 import sys
 import threading
-import traceback
 from collections import deque
 from typing import Any, Final
 
@@ -26,14 +25,12 @@ from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
-from fastmilter.server.waiting import LATE, Job, WaitingWorker
+from fastmilter.server.waiting import LATE, Job, WaitingWorker, stack_of
 
 log = logging.getLogger(__name__)
 
 SWITCH_S: Final = 0.0005
 """How long a thread computes before another may, the loop above all (Python's own default is ten times that)."""
-
-_MOST_FRAMES: Final = 30
 
 
 class Alarm:
@@ -127,10 +124,7 @@ class ThreadedWorker(WaitingWorker):
                 master_channel.send(self._channel, master_channel.Retire())
 
     def _stack(self, job: Job) -> str:
-        frame = sys._current_frames().get(job.runner)
-        if frame is None:
-            return "its thread is gone"
-        return "".join(traceback.format_stack(frame, _MOST_FRAMES)).rstrip()
+        return stack_of(job.runner)
 
     # -- the threads' side ---------------------------------------------------------------------------------------
 
@@ -139,7 +133,10 @@ class ThreadedWorker(WaitingWorker):
         while True:
             job = self._queue.get()
             job.runner = threading.get_ident()
-            was_running = self._run(job)
+            try:
+                was_running = job.run()
+            except Exception as fault:  # noqa: BLE001 - the loop logs it, and closes the connection
+                was_running, job.fault = True, fault
             is_late = was_running and job.state is LATE
             if is_late:
                 with self._counting:
@@ -149,22 +146,6 @@ class ThreadedWorker(WaitingWorker):
             self._alarm_clock.set()
             if is_late:
                 return
-
-    def _run(self, job: Job) -> bool:
-        """Run the calls of a job; tell whether there were any."""
-        with job.lock:
-            call = job.run_call()
-        if call is None:
-            return False
-        while call is not None:
-            result = error = None
-            try:
-                result = call()
-            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
-                error = raised
-            with job.lock:
-                call = job.next_call(result, error)
-        return True
 
     # -- for the conversations -----------------------------------------------------------------------------------
 

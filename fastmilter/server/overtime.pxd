@@ -13,6 +13,7 @@ cdef uint32_t _ENDING, _DROPPING
 cdef class WaitingLink(Link):
     cdef public object job
     cdef public object context
+    cdef public object thread
     cdef public bint is_connected
     cdef public bint has_ended
     cdef public bint is_dropped

@@ -42,6 +42,8 @@ class WaitingLink(Link):
         """What runs for this connection, or waits to; while there is one, the conversation is its own."""
         self.context: Any = None
         """Where its callbacks run: for the driver."""
+        self.thread = 0
+        """The thread that a callback of an async filter runs in."""
         self.is_connected = True
         """Whether the socket is open."""
         self.has_ended = False

@@ -279,7 +279,7 @@ OPTIONS: Final = (
         "SECONDS",
         "how long a server that starts waits for an address at which another one still listens",
     ),
-    Option("threads", parse_threads, "32", "N", "threads in each worker for a filter that sets blocking = True"),
+    Option("threads", parse_threads, "100", "N", "threads in each worker for a filter that sets blocking = True"),
     Option("config", _parse_path, None, "FILE", "read options from this TOML file", in_file=False),
     Option(
         "check_config",

@@ -514,7 +514,7 @@ def _prepare(settings: Settings) -> privileges.Identity | None:
     if most is not None and settings.backlog > most:
         log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
     if identity is None and os.geteuid() == 0:
-        log.warning("the filter runs as root: name a user for it (--user), or refuse this (allow_root = false)")
+        log.info("the filter runs as root: name a user for it (--user), or refuse this (allow_root = false)")
     for warning in warnings_about(settings):
         log.warning("%s", warning)
     return identity

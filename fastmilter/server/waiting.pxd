@@ -3,12 +3,29 @@
 cimport cython
 
 from fastmilter.conversation cimport Conversation
+from fastmilter.message cimport EditableMessage
+from fastmilter.server._in_work cimport InWork
 from fastmilter.server._sockets cimport Stream
 from fastmilter.server.overtime cimport WaitingLink
 from fastmilter.server.worker cimport Link, Worker
 
 cdef object _CLOSED
 cdef Py_ssize_t _HEADROOM
+
+
+cdef class Job:
+    cdef readonly WaitingLink link
+    cdef readonly object lock
+    cdef public object state
+    cdef public object runner
+    cdef public double ends_by
+    cdef public object fault
+
+    cpdef object run_call(self)
+    cpdef object next_call(self, result, error)
+    cpdef bint run(self) except -1
+    @cython.locals(link=WaitingLink, message=EditableMessage, is_next=bint)
+    cpdef object run_in_loop(self, InWork in_work)
 
 
 cdef class WaitingWorker(Worker):

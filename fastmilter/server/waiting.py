@@ -14,15 +14,20 @@ A connection whose MTA has gone stays until its last callbacks have run (``_leav
 
 import logging
 import math
+import sys
 import time
+import traceback
 from contextlib import AbstractContextManager
 from enum import IntEnum
+from inspect import isawaitable
 from typing import Any, Final
 
 from fastmilter.constants import STEPS, Step
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
+from fastmilter.message import EditableMessage
 from fastmilter.replies import Verdict
+from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
 from fastmilter.server.overtime import WaitingLink
@@ -39,6 +44,9 @@ LOOK_S: Final = 0.1
 
 CLOSE_S: Final = 2.0
 """How long a worker that leaves waits for the callbacks that its last connections still get."""
+
+MOST_FRAMES: Final = 30
+"""How much of the stack of a late callback is logged."""
 
 _CLOSED: Final = Phase.CLOSED
 _HEADROOM = HEADROOM
@@ -63,8 +71,6 @@ QUEUED, RUNNING, EXPIRING, LATE, DONE = JobState
 class Job:
     """The calls that a connection's packets lead to, until there are none left."""
 
-    __slots__ = ("ends_by", "link", "lock", "runner", "state")
-
     def __init__(self, link: WaitingLink, lock: AbstractContextManager[Any]) -> None:
         """Prepare the calls of ``link``; ``lock`` guards it and its conversation while a callback runs."""
         self.link = link
@@ -74,6 +80,8 @@ class Job:
         """What runs it: for the driver."""
         self.ends_by = math.inf
         """When it is given up, whatever its deadline says."""
+        self.fault: Exception | None = None
+        """What nobody foresaw, outside of any callback."""
 
     def run_call(self) -> Any:
         """Return what is to be run first, or ``None`` if nothing is any more: under the lock."""
@@ -93,6 +101,55 @@ class Job:
             return self.link.take_call()
         self.state = DONE
         return None
+
+    def run(self) -> bool:
+        """Run all calls, in a thread of their own; tell whether there were any."""
+        with self.lock:
+            call = self.run_call()
+        if call is None:
+            return False
+        while call is not None:
+            result = error = None
+            try:
+                result = call()
+            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
+                error = raised
+            with self.lock:
+                call = self.next_call(result, error)
+        return True
+
+    def run_in_loop(self, in_work: InWork) -> Any:
+        """Run calls up to the first that returns an awaitable; return that, or ``None`` if there is none.
+
+        Only the loop itself may: nobody else looks at the conversation meanwhile, so there is no lock.
+        """
+        link = self.link
+        if self.state is not QUEUED:
+            return None
+        if not link.is_wanted():
+            self.state = DONE
+            return None
+        self.state = RUNNING
+        is_next = True
+        awaitable = None
+        while is_next and awaitable is None:
+            result = error = None
+            in_work.enter(link)
+            try:
+                result = link.invoke()
+            except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
+                error = raised
+            message = link.message
+            if result is not None and isawaitable(result):
+                awaitable = result
+            elif message is not None and message._unread_body is not None:
+                awaitable = _with_body_read(message, result)
+            else:
+                is_next = link.take_outcome(result, error)
+        in_work.leave()
+        if awaitable is None:
+            self.state = DONE
+        return awaitable
 
 
 class WaitingWorker(Worker):
@@ -136,11 +193,15 @@ class WaitingWorker(Worker):
         link = job.link
         if job in self._late:
             self._late.discard(job)
+            link.since = time.monotonic()  # what waited for it has its own time
             link.come_back()
         else:
             self._jobs.discard(job)
             link.job = None
-        self._go_on_with(link)
+        if job.fault is None:
+            self._go_on_with(link)
+        else:
+            self._lose_by_fault(link, job.fault)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -262,6 +323,8 @@ class WaitingWorker(Worker):
         if link.job is not None:
             self._see_end_ahead(link)
             return
+        if link.ahead is None:
+            link.since = time.monotonic()
         try:
             self._proceed(link)
         except Exception:
@@ -410,6 +473,18 @@ class WaitingWorker(Worker):
             log.error(
                 "%d connections are left without their last callbacks: theirs do not come back", len(self._leaving)
             )
+
+
+async def _with_body_read(message: EditableMessage, result: Any) -> Any:
+    """Return ``result``, once the body that a callback handed over is read."""
+    await message._read_body()
+    return result
+
+
+def stack_of(thread: int) -> str:
+    """Return what a thread is doing, as the lines of a traceback."""
+    frame = sys._current_frames().get(thread)
+    return "  its thread is gone" if frame is None else "".join(traceback.format_stack(frame, MOST_FRAMES)).rstrip()
 
 
 def step_of(link: WaitingLink) -> Step:

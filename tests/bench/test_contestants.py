@@ -9,7 +9,7 @@ import pytest
 from bench.loading import Traffic, run
 from bench.memory import STATES, bytes_per_connection
 from bench.programs import KINDS, NATIVE
-from bench.rows import ANSWERED, LOOK, NO_REPLY, NOOP, REPLACE, TYPICAL
+from bench.rows import ANSWERED, LOOK, NO_REPLY, NOOP, REPLACE, TYPICAL, WAITING
 from bench.servers import Contestant, Cores, Job, Server, steps
 from bench.syscalls import calls_per_message
 from fastmilter import Client, codec
@@ -47,6 +47,18 @@ def test_other_jobs(kind: str, job: Job, cores: Cores) -> None:
         sample = run(running, FEW, cores.load)
     assert sample.errors == 0, sample.said
     assert sample.edits == job.edits + pieces
+
+
+@pytest.mark.parametrize(
+    ("kind", "job"),
+    [*(("fastmilter", name) for name in WAITING), *((kind, "blocking") for kind in HERE[2:])],
+)
+def test_waiting(kind: str, job: str, cores: Cores) -> None:
+    with server(kind, WAITING[job], cores) as running:
+        sample = run(running, FEW, cores.load)
+    assert sample.errors == 0, sample.said
+    assert sample.edits == 3
+    assert sample.p50_us > WAITING[job].wait_ms * 1000
 
 
 def test_the_steps_that_are_answered(cores: Cores) -> None:

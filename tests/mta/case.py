@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .lab import Delivery, Mta, Sink, SmtpClient, wait_until
+from .lab import Delivery, Mta, Reply, Sink, SmtpClient, wait_until
 from .lab.served import Served
 
 # Every test has an address of the loopback network of its own: plan and events are found by it.
@@ -140,10 +140,28 @@ class Case:
 
     def filter_failed(self) -> list[str]:
         """Lines of the MTA's log since this test began in which it says that the filter broke the rules."""
-        lines = self.mta.log()[self._log_start :].splitlines()
-        return [line for line in lines if _FAILURE.search(line)]
+        return blamed(self.mta.log()[self._log_start :])
+
+
+def blamed(log: str) -> list[str]:
+    """Lines of an MTA's log in which it says that a filter broke the rules."""
+    return [line for line in log.splitlines() if _FAILURE.search(line)]
 
 
 def own_fields(delivery: Delivery) -> list[tuple[str, bytes]]:
     """Header fields but for those of the trace: values without the one space after the colon."""
     return [(name, value.removeprefix(b" ")) for name, value in delivery.fields if name.lower() not in TRACE]
+
+
+def transaction(case: Case, client: SmtpClient, sender: str) -> dict[str, Reply]:
+    """As far as it goes: the replies to MAIL, RCPT, DATA and the dot."""
+    replies = {"mail": client.command(f"MAIL FROM:<{sender}>")}
+    if replies["mail"].code == 250:
+        replies["rcpt"] = client.command(f"RCPT TO:<{case.to('b')[0]}>")
+    if "rcpt" in replies:
+        replies["data"] = client.command("DATA")
+    if "data" in replies and replies["data"].code == 354:
+        replies["dot"] = client.content(MESSAGE)
+    elif replies["mail"].code == 250:
+        client.expect(250, "RSET")
+    return replies

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .case import MESSAGE, Case, act, edit
-from .lab import Mta, Reply, SmtpClient, SmtpError, wait_until
+from .case import MESSAGE, Case, act, edit, transaction
+from .lab import Mta, Reply, SmtpError, wait_until
 from .lab.served import Served, Stage
 
 PUT_OFF = {"postfix": "4.7.1 Service unavailable - try again later", "sendmail": "4.3.2 Please try again later"}
@@ -39,20 +39,6 @@ def told_at(filter_class: str, step: str) -> str:
     if step in unanswered or step in ("header", "end_of_headers", "body", "end_of_message"):
         return "dot"
     return step
-
-
-def transaction(case: Case, client: SmtpClient, sender: str) -> dict[str, Reply]:
-    """As far as it goes: the replies to MAIL, RCPT, DATA and the dot."""
-    replies = {"mail": client.command(f"MAIL FROM:<{sender}>")}
-    if replies["mail"].code == 250:
-        replies["rcpt"] = client.command(f"RCPT TO:<{case.to('b')[0]}>")
-    if "rcpt" in replies:
-        replies["data"] = client.command("DATA")
-    if "data" in replies and replies["data"].code == 354:
-        replies["dot"] = client.content(MESSAGE)
-    elif replies["mail"].code == 250:
-        client.expect(250, "RSET")
-    return replies
 
 
 @pytest.mark.parametrize("step", STEPS)

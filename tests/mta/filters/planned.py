@@ -7,15 +7,20 @@ A plan is a list of acts. Each names a step, and happens when all that it also n
 the connection, from 1), ``shown`` (part of the callback's first argument). It may hold ``edits`` (a name of a method
 of ``Message`` and its arguments), a ``verdict``, ``fail`` (raise) and ``wait`` (until the test writes to the pipe
 ``go`` in the directory).
+
+Those of the filters that wait happen once, and hold instead ``takes`` (seconds), ``held`` (until the test makes the
+file ``go-ADDRESS``) and what ``on_timeout`` returns then (``timeout``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,7 +43,7 @@ from fastmilter import (
     no_reply,
     reply,
 )
-from fastmilter.errors import NoConnection
+from fastmilter.errors import FastmilterError, NoConnection, NoMessage
 
 PLAIN = {
     "accept": ACCEPT,
@@ -309,3 +314,216 @@ class Answering(Default):
 
     def on_error(self, step: Step, exception: Exception) -> Verdict:
         return reply(550, "5.6.0", f"failed at {step}")
+
+
+HELD_S = 60.0
+"""When a callback that is held goes on, whatever its test does."""
+
+LOOK_S = 0.02
+
+
+class Waiting(Planned):
+    """Takes time in callbacks; the subclasses say how. Writes down only that, and how messages end."""
+
+    has_waited = False
+    planned_verdict: Verdict | None = None
+
+    def begin(self, step: str, shown: str = "") -> dict[str, Any]:
+        """What is planned for a step, if it is not done yet; its edits are made."""
+        if step == Step.MAIL:
+            self.number += 1
+        acts = [] if self.has_waited else self.acts(step, shown)
+        if not acts:
+            return {}
+        self.has_waited = True
+        self.note("waits", step)
+        self.planned_verdict = verdict_of(acts[0].get("timeout"))
+        for method, arguments, keywords in acts[0]["edits"]:
+            getattr(self.message, method)(*arguments, **keywords)
+        return {**acts[0], "message": self.message_in_work(), "go": self.directory / f"go-{self.client()}"}
+
+    def message_in_work(self) -> Any:
+        """The message, if there is one."""
+        try:
+            return self.message
+        except NoMessage:
+            return None
+
+    def end(self, planned: dict[str, Any]) -> Verdict | None:
+        """Edit the message once more, as it was known before and as it is known now; tell what comes of that."""
+        outcomes = []
+        for name, message in (("X-After", planned["message"]), ("X-Now", self.message_in_work())):
+            try:
+                if message is not None:
+                    message.add_header(name, "v")
+                outcomes.append("no message" if message is None else "done")
+            except FastmilterError as error:
+                outcomes.append(type(error).__name__)
+        self.note("goes on", *outcomes)
+        return verdict_of(planned.get("verdict"))
+
+    def on_message_end(self, verdict: Verdict | None) -> None:
+        self.note("message_end", None if verdict is None else str(verdict))
+
+    def on_close(self) -> None:
+        self.note("close")
+
+
+class Blocking(Waiting):
+    """In threads, every step."""
+
+    blocking = True
+
+    def step(self, step: str, shown: str = "") -> Verdict | None:
+        planned = self.begin(step, shown)
+        if not planned:
+            return None
+        time.sleep(planned["takes"])
+        until = time.monotonic() + HELD_S
+        while planned["held"] and not planned["go"].exists() and time.monotonic() < until:
+            time.sleep(LOOK_S)
+        return self.end(planned)
+
+    def on_connect(self, hostname: str, address: SocketAddress) -> Verdict | None:
+        return self.step(Step.CONNECT)
+
+    def on_helo(self, name: str) -> Verdict | None:
+        self.note("helo")
+        return self.step(Step.HELO, name)
+
+    def on_mail(self, sender: Address, params: Params) -> Verdict | None:
+        return self.step(Step.MAIL, sender)
+
+    def on_rcpt(self, recipient: Address, params: Params) -> Verdict | None:
+        return self.step(Step.RCPT, recipient)
+
+    def on_data(self) -> Verdict | None:
+        return self.step(Step.DATA)
+
+    def on_header(self, name: str, value: str) -> Verdict | None:
+        return self.step(Step.HEADER, name)
+
+    def on_end_of_headers(self) -> Verdict | None:
+        return self.step(Step.END_OF_HEADERS)
+
+    def on_body(self, chunk: bytes) -> Verdict | None:
+        return self.step(Step.BODY)
+
+    def on_end_of_message(self) -> Verdict | None:
+        return self.step(Step.END_OF_MESSAGE)
+
+    def on_unknown(self, command: str) -> Verdict | None:
+        return self.step(Step.UNKNOWN, command)
+
+
+class Async(Waiting):
+    """On asyncio, every step."""
+
+    async def step(self, step: str, shown: str = "") -> Verdict | None:
+        planned = self.begin(step, shown)
+        if not planned:
+            return None
+        await asyncio.sleep(planned["takes"])
+        until = time.monotonic() + HELD_S
+        while planned["held"] and not planned["go"].exists() and time.monotonic() < until:
+            try:
+                await asyncio.sleep(LOOK_S)
+            except asyncio.CancelledError:
+                self.note("cancelled")
+                if planned["held"] == "unless cancelled":
+                    raise
+        return self.end(planned)
+
+    async def on_connect(self, hostname: str, address: SocketAddress) -> Verdict | None:
+        return await self.step(Step.CONNECT)
+
+    async def on_helo(self, name: str) -> Verdict | None:
+        self.note("helo")
+        return await self.step(Step.HELO, name)
+
+    async def on_mail(self, sender: Address, params: Params) -> Verdict | None:
+        return await self.step(Step.MAIL, sender)
+
+    async def on_rcpt(self, recipient: Address, params: Params) -> Verdict | None:
+        return await self.step(Step.RCPT, recipient)
+
+    async def on_data(self) -> Verdict | None:
+        return await self.step(Step.DATA)
+
+    async def on_header(self, name: str, value: str) -> Verdict | None:
+        return await self.step(Step.HEADER, name)
+
+    async def on_end_of_headers(self) -> Verdict | None:
+        return await self.step(Step.END_OF_HEADERS)
+
+    async def on_body(self, chunk: bytes) -> Verdict | None:
+        return await self.step(Step.BODY)
+
+    async def on_end_of_message(self) -> Verdict | None:
+        return await self.step(Step.END_OF_MESSAGE)
+
+    async def on_unknown(self, command: str) -> Verdict | None:
+        return await self.step(Step.UNKNOWN, command)
+
+
+class Mixed(Blocking):
+    """On asyncio for the sake of one callback, the others in threads."""
+
+    async def on_abort(self) -> None:
+        await asyncio.sleep(0)
+
+
+LATE_S = 3.0
+"""The deadline of the filters that have one of their own: less than any MTA waits, enough for a busy machine."""
+
+LATE_VERDICT = reply(451, "4.7.1", "later")
+
+
+class BlockingLate(Blocking):
+    """With a deadline."""
+
+    deadline = LATE_S
+    timeout_verdict = LATE_VERDICT
+
+
+class AsyncLate(Async):
+    """With a deadline."""
+
+    deadline = LATE_S
+    timeout_verdict = LATE_VERDICT
+
+
+class MixedLate(Mixed):
+    """With a deadline."""
+
+    deadline = LATE_S
+    timeout_verdict = LATE_VERDICT
+
+
+class BlockingAsked(Blocking):
+    """With a deadline for each step, and asked what to answer then."""
+
+    deadline = dict.fromkeys(Step, LATE_S)
+
+    def on_timeout(self, step: Step) -> Verdict | None:
+        return self.planned_verdict
+
+
+class AsyncAsked(Async):
+    """With a deadline for each step, and asked what to answer then."""
+
+    deadline = dict.fromkeys(Step, LATE_S)
+
+    async def on_timeout(self, step: Step) -> Verdict | None:
+        await asyncio.sleep(0)
+        return self.planned_verdict
+
+
+class MixedAsked(Mixed):
+    """With a deadline for each step, and asked what to answer then."""
+
+    deadline = dict.fromkeys(Step, LATE_S)
+
+    async def on_timeout(self, step: Step) -> Verdict | None:
+        await asyncio.sleep(0)
+        return self.planned_verdict

@@ -20,6 +20,7 @@ SENDMAIL_SHIM = SENDMAIL_PREFIX / "sendmail_shim.so"
 # Below the ephemeral range of Linux: no client socket can take the port of a filter that is restarted.
 _PORTS = range(20000, 30000)
 _POLL_SECONDS = 0.01
+_ports_given: set[int] = set()
 
 
 class LabError(Exception):
@@ -64,14 +65,17 @@ def new_directory(purpose: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on, outside the ephemeral range."""
+    """A TCP port on 127.0.0.1 that nobody listens on, outside the ephemeral range, and another one each time."""
     for port in random.sample(_PORTS, 200):
+        if port in _ports_given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _ports_given.add(port)
             return port
     raise LabError("no free port")
 

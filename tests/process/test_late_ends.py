@@ -1,0 +1,133 @@
+"""What follows a callback that is late, or the last one, in a real server: when it has come back, in its own time."""
+
+import socket
+from pathlib import Path
+
+from fastmilter import CONTINUE, TEMPFAIL, Verdict, reply
+from fastmilter.client import Client
+from tests.process.harness import Server, begin, wait_until, whole_message
+
+SLOW = reply(451, "4.3.2", "slow today")
+
+FILTER = """
+import asyncio
+import gc
+import os
+import time
+
+from fastmilter import Filter, reply
+
+
+def note(word):
+    with open("notes", "a") as notes:
+        notes.write(word + " ")
+
+
+class Late(Filter):
+    deadline = {"rcpt": 0.3}
+    timeout_verdict = reply(451, "4.3.2", "slow today")
+
+    def on_message_end(self, verdict):
+        note("message_end")
+
+
+class BesideAsyncio(Late):
+    blocking = True
+
+    def on_mail(self, sender, params):
+        if sender.local_part == "fail":
+            raise ValueError("as planned")
+
+    def on_rcpt(self, recipient, params):
+        note("rcpt")
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        note("back")
+
+    async def on_close(self):
+        gc.collect()
+        note("close")
+
+
+class Outrun(Late):
+    deadline = {"mail": 0.3}
+    has_returned = False
+
+    async def on_mail(self, sender, params):
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+        self.has_returned = True
+
+    async def on_timeout(self, step):
+        open("go", "w").close()
+        while not self.has_returned:
+            await asyncio.sleep(0.01)
+
+
+class Closing(Filter):
+    async def on_close(self):
+        note("begun")
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+        note("closed")
+"""
+
+
+def serve(server: Server, name: str) -> None:
+    (server.directory / "late.py").write_text(FILTER)
+    server.start("--workers=1", target=f"late:{name}", listen=[f"unix:{server.directory}/socket"])
+
+
+def notes(directory: Path) -> list[str]:
+    file = directory / "notes"
+    return file.read_text().split() if file.exists() else []
+
+
+def code(verdict: Verdict | None) -> int | None:
+    assert verdict is not None
+    return verdict.code
+
+
+def test_a_thread_beside_asyncio_is_waited_for(server: Server) -> None:
+    """Cancelling the task that waits for it does not end it."""
+    serve(server, "BesideAsyncio")
+    with Client(server.address()) as client:
+        begin(client)
+        assert client.rcpt("b@example.net") == SLOW
+        client.abort()
+        assert code(client.mail("a@example.org")) == 421
+        (server.directory / "go").touch()
+        wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
+    wait_until(lambda: "close" in notes(server.directory), "on_close")
+    assert notes(server.directory) == ["rcpt", "back", "message_end", "close"]
+
+
+def test_a_callback_may_come_back_while_on_timeout_is_asked(server: Server) -> None:
+    serve(server, "Outrun")
+    with Client(server.address()) as client:
+        assert begin(client) == SLOW
+        wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
+        assert client.mail("a@example.org") == CONTINUE
+    assert "failed" not in server.log()
+
+
+def test_the_end_of_an_idle_connection_has_its_own_time(server: Server) -> None:
+    """Not that of what the MTA said last, which may be hours ago, or of nothing: then it is the start of the system."""
+    serve(server, "Closing")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(server.directory / "socket"))
+    wait_until(lambda: "begun" in notes(server.directory), "on_close to begin")
+    with Client(server.address()) as client:
+        whole_message(client)
+    (server.directory / "go").touch()
+    wait_until(lambda: notes(server.directory).count("closed") == 2, "two ends of on_close")
+    assert "out of time" not in server.log()
+
+
+def test_what_a_thread_beside_asyncio_raises_is_told_once(server: Server) -> None:
+    serve(server, "BesideAsyncio")
+    with Client(server.address()) as client:
+        assert begin(client, "fail@example.org") == TEMPFAIL
+        assert client.mail("a@example.org") == CONTINUE
+    wait_until(lambda: "close" in notes(server.directory), "on_close")
+    assert server.log().count("ValueError: as planned") == 1
