@@ -81,16 +81,18 @@ def test_a_state_of_another_version_is_refused() -> None:
 
 def test_slots_go_over_if_they_mean_the_same() -> None:
     slots = Slots(CAPACITY)
+    assert slots.bell is not None
     slots.claim(3, pid=4711, generation=2)
     slots.set_connections(3, 17)
-    described = {"layout": LAYOUT, "memory": os.dup(slots.memory), "bell": os.dup(slots.bell or 0)}
+    bell = os.dup(slots.bell)
+    described = {"layout": LAYOUT, "memory": os.dup(slots.memory), "bell": bell}
     after = upgrade.slots_of(state_with(slots=described), CAPACITY)
     assert (after.active(), after.connections(3)) == ([3], 17)
     slots.set_connections(3, 18)
     assert after.connections(3) == 18
-    assert after.bell == described["bell"]
+    assert after.bell == bell
     after.forget_memory()
-    os.close(described["bell"])
+    os.close(bell)
     assert upgrade.slots_of(state_with(slots={**described, "layout": "another"}), CAPACITY).active() == []
     assert upgrade.slots_of(None, CAPACITY).active() == []
 
