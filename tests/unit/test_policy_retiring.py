@@ -10,7 +10,7 @@ from fastmilter.server.channel import Reason
 from fastmilter.server.decisions import PrepareReload, PrepareUpgrade, Spawn
 from fastmilter.server.policy import Policy
 from fastmilter.server.roster import State, Worker
-from tests.support.policy_bench import LIMITS, RELOAD, SIGKILL, STOP, Bench, drained, spawns
+from tests.support.policy_bench import LIMITS, RELOAD, SIGKILL, STOP, Bench, drained, next_master, spawns
 
 RECYCLED = (Reason.MESSAGES, Reason.AGE, Reason.MEMORY)
 
@@ -75,11 +75,9 @@ def test_one_that_asks_during_a_reload_goes_with_it_or_after_it_failed() -> None
 
 def followed(bench: Bench) -> Bench:
     """Return a bench with the policy of the next master, after the way of its state through JSON."""
-    text = json.dumps([record.to_state() for record in bench.policy.workers()])
     after = Bench(bench.policy.wanted)
     after.now = bench.now
-    workers = [Worker.from_state({**state, "of another version": 1}) for state in json.loads(text)]
-    after.policy.adopt(workers, bench.policy.generation, bench.policy.wanted)
+    after.policy = next_master(bench, clock=lambda: after.now)
     return after
 
 
