@@ -97,7 +97,7 @@ class _Session:
 class Load:
     """So many sessions at ``addresses``, from the beginning of a ``with`` block to its end."""
 
-    def __init__(self, addresses: Sequence[str], sessions: int = 24) -> None:
+    def __init__(self, addresses: Sequence[str], sessions: int) -> None:
         self._sessions = [
             _Session(addresses[number % len(addresses)], keeps=number // len(addresses) % 2 == 0)
             for number in range(sessions)

@@ -12,6 +12,7 @@ from tests.process.harness import Server, is_gone, wait_until
 from tests.process.load import FILTER, Load
 
 SOAK = bool(os.environ.get("FASTMILTER_SOAK"))
+SESSIONS = 50 if SOAK else 24
 QUICK_DRAIN = ("--drain-reload=0.2,20,30", "--drain-stop=0.2,20,30")
 """Sessions that keep their connection are told soon to leave (421 at MAIL); there is time to end what has begun."""
 
@@ -34,7 +35,7 @@ def open_descriptors(pid: int) -> int:
 
 
 def test_reloads(loaded: Server) -> None:
-    with Load(start(loaded)) as load:
+    with Load(start(loaded), SESSIONS) as load:
         for number in range(30 if SOAK else 10):
             loaded.send(signal.SIGHUP)
             loaded.wait_log(rf"generation {number + 2} serves")
@@ -46,7 +47,7 @@ def test_reloads(loaded: Server) -> None:
 
 
 def test_more_and_fewer_workers(loaded: Server) -> None:
-    with Load(start(loaded, workers=1)) as load:
+    with Load(start(loaded, workers=1), SESSIONS) as load:
         for number in range(30 if SOAK else 5):
             loaded.send(signal.SIGTTIN)
             loaded.wait_ready(number + 2)
@@ -58,7 +59,7 @@ def test_more_and_fewer_workers(loaded: Server) -> None:
 
 
 def test_recycling(loaded: Server) -> None:
-    with Load(start(loaded, "--max-messages=200")) as load:
+    with Load(start(loaded, "--max-messages=200"), SESSIONS) as load:
         loaded.wait_log(r"it has served its messages \(--max-messages\): starting its successor", 20 if SOAK else 5)
         loaded.wait_log(r"worker \d+ ended .* status=0", 20 if SOAK else 4)
         load.wait_further()
@@ -70,7 +71,7 @@ def test_recycling(loaded: Server) -> None:
 def test_upgrades_in_place(loaded: Server) -> None:
     addresses = start(loaded)
     master, descriptors = loaded.pid, open_descriptors(loaded.pid)
-    with Load(addresses) as load:
+    with Load(addresses, SESSIONS) as load:
         for number in range(10 if SOAK else 3):
             loaded.send(signal.SIGUSR2)
             loaded.wait_log("upgrade: the master is new, 2 workers serve on", number + 1)
@@ -89,7 +90,7 @@ def test_killed_workers_take_only_their_own_sessions_with_them(loaded: Server) -
     dice = random.Random(1)
     killed: set[int] = set()
     second = threading.Event()  # never set: a kill a second is what is asked for
-    with Load(start(loaded, workers=3)) as load:
+    with Load(start(loaded, workers=3), SESSIONS) as load:
         for number in range(60 if SOAK else 10):
             victim = dice.choice(sorted(loaded.workers()))
             killed.add(victim)
@@ -107,7 +108,7 @@ def test_killed_workers_take_only_their_own_sessions_with_them(loaded: Server) -
 def test_after_a_killed_master_the_next_one_serves_at_once(loaded: Server) -> None:
     addresses = start(loaded)
     old = loaded.workers()
-    with Load(addresses):
+    with Load(addresses, SESSIONS):
         os.kill(loaded.pid, signal.SIGKILL)
         loaded.finish()
         # The same addresses: the port that the first one was given among them.

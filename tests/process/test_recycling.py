@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from tests.process.harness import FILTER, Server, begin, complete, wait_until, whole_message
 
 
@@ -18,6 +20,39 @@ def test_a_worker_of_age_goes_when_its_successor_serves(server: Server) -> None:
     wait_until(lambda: not old & set(server.workers()), "both of the first two are replaced, one after the other")
     with server.client() as fresh:
         whole_message(fresh)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    def on_end_of_message(self):\n", "    def on_end_of_message(self):\n"),
+        ('    version = "one"\n', '    version = "one"\n    blocking = True\n'),
+        ("    def on_end_of_message(self):\n", "    async def on_end_of_message(self):\n"),
+    ],
+    ids=["plain", "blocking", "async"],
+)
+def test_every_kind_of_worker_can_be_replaced_and_followed(server: Server, old: str, new: str) -> None:
+    assert old in FILTER
+    server.filter.write_text(FILTER.replace(old, new))
+    server.start("--workers=1", "--max-messages=2")
+    (first,) = server.workers()
+    client = server.client().open()
+    whole_message(client)
+    client.mail("again@example.org")
+    server.send(signal.SIGUSR2)
+    server.wait_log("upgrade: the master is new, 1 workers serve on")
+    server.wait_log("generation 2 serves")
+    assert complete(client)["X-Pid"] == str(first)
+    client.quit()
+    client.close()
+    wait_until(lambda: first not in server.workers() and len(server.workers()) == 1, "the first worker leaves")
+    (second,) = server.workers()
+    for _ in range(2):
+        with server.client() as fresh:
+            whole_message(fresh)
+    server.wait_log(r"worker 1: it has served its messages \(--max-messages\): starting its successor")
+    wait_until(lambda: second not in server.workers() and len(server.workers()) == 1, "so does the second")
     assert server.stop() == 0
 
 
