@@ -3,11 +3,25 @@
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from fastmilter.server import channel
+from fastmilter.server.settings import Settings
+from fastmilter.server.slots import Slots
+
+
+class Runnable(Protocol):
+    """What a worker class makes."""
+
+    def run(self) -> int:
+        """Serve until told otherwise; return the exit status."""
+        ...
+
+
+WorkerClass = Callable[[Any, Settings, list[socket.socket], socket.socket, Slots, int], Runnable]
+"""Filter class, settings, listeners, channel to the master, shared slots, own slot; called in the child."""
 
 
 @dataclass(slots=True)

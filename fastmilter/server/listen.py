@@ -9,12 +9,13 @@ Errors: ``ConfigError``, which names the address; ``AddressInUse`` if somebody l
 import contextlib
 import errno
 import grp
+import logging
 import os
 import pwd
 import socket
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Self, TypeVar
 
@@ -22,6 +23,8 @@ from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind, pa
 from fastmilter.errors import ConfigError
 from fastmilter.server.path_lock import AddressInUse, PathLock, identity_of
 from fastmilter.server.systemd import take_sockets
+
+log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 """Connections that may wait to be accepted; the kernel cuts it to its own limit (``kernels_backlog``)."""
@@ -136,6 +139,33 @@ class Listener:
 
 def _without_permissions(address: Endpoint) -> Endpoint:
     return replace(address, mode=None, owner=None, group=None)
+
+
+def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Listener]) -> tuple[Listener, ...]:
+    """Return listeners for all addresses: of those that are ``known`` the same ones, the others fresh.
+
+    Raises ``ConfigError`` if one of them cannot be had; then nothing is left open that was not before.
+    """
+    old = list(dict.fromkeys(known))
+    listeners: list[Listener] = []
+    opened: list[Listener] = []
+    try:
+        for address in addresses:
+            there = [listener for listener in old if listener.is_at(address)]
+            for listener in there:
+                listener.socket.listen(backlog)
+            fresh = [] if there else open_listeners(address, backlog=backlog)
+            opened += fresh
+            listeners += there + fresh
+    except ConfigError:
+        for listener in opened:
+            listener.close()
+        raise
+    for listener in opened:
+        log.info(
+            "listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, spelling_for_postfix(listener.bound)
+        )
+    return tuple(listeners)
 
 
 def open_listeners(address: Endpoint, *, backlog: int = BACKLOG) -> list[Listener]:

@@ -22,19 +22,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, decisions, descriptors, policy, privileges, systemd, titles, upgrade
-from fastmilter.server.child import Child, open_pidfd
-from fastmilter.server.listen import Listener, kernels_backlog, open_listeners, spelling_for_postfix
+from fastmilter.server import channel, decisions, policy, privileges, systemd, titles, upgrade
+from fastmilter.server.child import Child, WorkerClass, open_pidfd
+from fastmilter.server.listen import Listener, open_all
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.path_lock import AddressInUse
-from fastmilter.server.peers import warnings_about
+from fastmilter.server.prepare import prepare
 from fastmilter.server.roster import Limits, Worker
 from fastmilter.server.settings import Settings
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
-from fastmilter.server.slots import CAPACITY, Slots
+from fastmilter.server.slots import CAPACITY
 from fastmilter.server.stacks import StackPipe
 from fastmilter.server.watchman import Watchman
 
@@ -45,18 +45,6 @@ BIND_AGAIN_S: Final = 0.25
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
-
-
-class Runnable(Protocol):
-    """What a worker class makes."""
-
-    def run(self) -> int:
-        """Serve until told otherwise; return the exit status."""
-        ...
-
-
-WorkerClass = Callable[[Any, Settings, list[socket.socket], socket.socket, Slots, int], Runnable]
-"""Filter class, settings, listeners, channel to the master, shared slots, own slot; called in the child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +121,7 @@ class Supervisor:
     def _begin(self) -> None:
         """Open the listeners and start the first workers; an address that is still in use is waited for."""
         settings = self._settings
-        identity = _prepare(settings)
+        identity = prepare(settings)
         deadline = time.monotonic() + settings.bind_timeout
         waits = False
         while self._status is None:
@@ -311,7 +299,7 @@ class Supervisor:
         known = {id(listener) for setup in self._setups.values() for listener in setup.listeners}
         try:
             settings = self._reread()
-            identity = _prepare(settings)
+            identity = prepare(settings)
             listeners = self._open_listeners(settings)
         except ConfigError as error:
             log.error("reload failed, the old workers stay: %s", error)
@@ -340,25 +328,8 @@ class Supervisor:
 
     def _open_listeners(self, settings: Settings) -> tuple[Listener, ...]:
         """Return listeners for all addresses, those that are open already among them."""
-        old = [listener for setup in self._setups.values() for listener in setup.listeners]
-        listeners: list[Listener] = []
-        opened: list[Listener] = []
-        try:
-            for address in settings.listen:
-                known = [listener for listener in dict.fromkeys(old) if listener.is_at(address)]
-                for listener in known:
-                    listener.socket.listen(settings.backlog)
-                fresh = [] if known else open_listeners(address, backlog=settings.backlog)
-                opened += fresh
-                listeners += known + fresh
-        except ConfigError:
-            for listener in opened:
-                listener.close()
-            raise
-        for listener in opened:
-            where = spelling_for_postfix(listener.bound)
-            log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
-        return tuple(listeners)
+        known = [listener for setup in self._setups.values() for listener in setup.listeners]
+        return open_all(settings.listen, backlog=settings.backlog, known=known)
 
     def _close_listeners(self) -> None:
         for setup in self._setups.values():
@@ -386,7 +357,7 @@ class Supervisor:
         """Take over what the former master of this process left; then replace its workers, as in a reload."""
         settings, generation = self._settings, state["generation"]
         listeners = tuple(Listener.from_state(listener) for listener in state["listeners"])
-        self._setups[generation] = _Setup(settings, listeners, _prepare(settings))
+        self._setups[generation] = _Setup(settings, listeners, prepare(settings))
         # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
         wanted = state["wanted"] if settings.workers == state["configured"] else settings.workers
         self._policy.adopt((Worker.from_state(worker) for worker in state["workers"]), generation, wanted)
@@ -504,20 +475,6 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # whoever read them has gone: no reason to stop serving
             stream.flush()
-
-
-def _prepare(settings: Settings) -> privileges.Identity | None:
-    """Check and provide what the system must have for ``settings``; return whom the workers become."""
-    identity = privileges.identity_for(settings.user, settings.group, allow_root=settings.allow_root)
-    descriptors.provide(settings)
-    most = kernels_backlog()
-    if most is not None and settings.backlog > most:
-        log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
-    if identity is None and os.geteuid() == 0:
-        log.info("the filter runs as root: name a user for it (--user), or refuse this (allow_root = false)")
-    for warning in warnings_about(settings):
-        log.warning("%s", warning)
-    return identity
 
 
 def _limits(settings: Settings) -> Limits:
