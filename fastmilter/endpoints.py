@@ -20,7 +20,7 @@ from fastmilter.errors import ConfigError
 MAX_UNIX_PATH_BYTES: Final = 107
 """Longest path of a unix socket on Linux, where ``sun_path`` has 108 bytes (the BSDs have 104, and say so then)."""
 
-FORMS: Final = "inet:PORT@HOST, inet6:PORT@HOST, inet:HOST:PORT, unix:/PATH, unix:@NAME, /PATH or fd:N"
+FORMS: Final = "inet:PORT@HOST, inet6:PORT@HOST, inet:HOST:PORT, unix:/PATH, unix:@NAME, /PATH, fd:N or systemd"
 """The spellings, as error messages name them."""
 
 
@@ -40,8 +40,8 @@ class Endpoint:
     ``host`` is ``None`` for every local address (``inet:8894``); ``port`` is a number from 0 to 65535 or the name of
     a service; ``path`` belongs to ``unix``, with ``mode`` (permission bits), ``owner`` and ``group`` for whoever makes
     it, each ``None`` if not given; a path that begins with ``@`` is an abstract name (Linux), which no file system
-    shows; ``fd`` is the number of an inherited descriptor. ``proxy`` (TCP and ``fd``): what a
-    server expects there of proxies is the PROXY protocol.
+    shows; ``fd`` is the number of an inherited descriptor, ``None`` for all that systemd has opened. ``proxy`` (TCP and
+    ``fd``): what a server expects there of proxies is the PROXY protocol.
     """
 
     kind: EndpointKind
@@ -69,7 +69,7 @@ class Endpoint:
         """Return the address in libmilter's spelling."""
         query = "?proxy=yes" if self.proxy else ""
         if self.kind is EndpointKind.FD:
-            return f"fd:{self.fd}{query}"
+            return f"systemd{query}" if self.fd is None else f"fd:{self.fd}{query}"
         if self.kind is EndpointKind.UNIX:
             options = [] if self.mode is None else [f"mode={self.mode:04o}"]
             options += [] if self.owner is None else [f"owner={self.owner}"]
@@ -85,9 +85,10 @@ def parse_endpoint(text: str) -> Endpoint:
     """Read an address in any of the usual spellings.
 
     ``inet:8894@127.0.0.1``, ``inet6:8894@[::1]``, ``inet:8894`` (every local address), ``unix:/path``,
-    ``local:/path``, ``/path``, ``fd:3`` (libmilter); ``inet:127.0.0.1:8894``, ``inet:[::1]:8894`` (Postfix). A path
-    takes ``?mode=0660&owner=filter&group=postfix``; ``unix:@name`` is an abstract socket of Linux, which has none of
-    these. All others take ``?proxy=yes``, which means something to a server. An IPv6 address makes the kind ``inet6``
+    ``local:/path``, ``/path``, ``fd:3`` (libmilter); ``inet:127.0.0.1:8894``, ``inet:[::1]:8894`` (Postfix);
+    ``systemd`` (the sockets that it has opened). A path takes ``?mode=0660&owner=filter&group=postfix``;
+    ``unix:@name`` is an abstract socket of Linux, which has none of these. All others take ``?proxy=yes``, which means
+    something to a server. An IPv6 address makes the kind ``inet6``
     whatever the prefix.
 
     Raises ``ConfigError`` for anything else.
@@ -103,6 +104,8 @@ def parse_endpoint(text: str) -> Endpoint:
         raise ConfigError(f"address {text!r} is not one of {FORMS}")
     if text[0] in "/.":
         return _unix(text, text)
+    if text.lower() == "systemd":
+        return Endpoint(EndpointKind.FD)
     prefix, colon, rest = text.partition(":")
     kind = prefix.lower()
     if colon and kind in ("unix", "local"):

@@ -11,7 +11,7 @@ from typing import Final
 from fastmilter._version import __version__
 from fastmilter.commands import EXIT_STATUS, SUBCOMMANDS
 from fastmilter.commands.serve import SIGNALS
-from fastmilter.server.settings import FILTER_TABLE, Option
+from fastmilter.server.options import FILTER_TABLE, Option
 
 WHAT_IT_IS: Final = "milters (mail filters for Postfix and Sendmail) in Python"
 DESCRIPTION: Final = (

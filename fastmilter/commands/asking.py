@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from fastmilter.commands.options import Option
 from fastmilter.errors import ConfigError
+from fastmilter.server.options import ENVIRONMENT_PREFIX
 from fastmilter.server.places import CONTROL_NAME, parse_control
-from fastmilter.server.settings import ENVIRONMENT_PREFIX, UsageError
+from fastmilter.server.settings import UsageError
 
 EXIT_STATUS: Final = """\
 exit status:

@@ -19,7 +19,7 @@ from fastmilter.errors import ConfigError, FastmilterError
 from fastmilter.mta import MTAS, mta_named
 from fastmilter.replies import Verdict, VerdictKind
 from fastmilter.server.load import Target, parse_target
-from fastmilter.server.settings import parse_duration
+from fastmilter.server.options import parse_duration
 
 EXIT_STATUS: Final = """\
 exit status:

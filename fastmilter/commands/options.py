@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastmilter.errors import ConfigError
-from fastmilter.server.settings import Option, UsageError
+from fastmilter.server.options import Option
+from fastmilter.server.settings import UsageError
 
 __all__ = ["Option", "UsageError", "add_options", "flag", "one_of", "read_options", "render_options", "text"]
 

@@ -5,7 +5,8 @@ from typing import Final
 
 from fastmilter.commands import asking
 from fastmilter.commands.options import Option, add_options, read_options
-from fastmilter.server.settings import UsageError, parse_workers
+from fastmilter.server.options import parse_workers
+from fastmilter.server.settings import UsageError
 
 EXIT_STATUS: Final = asking.EXIT_STATUS
 OPTIONS: Final = (

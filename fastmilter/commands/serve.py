@@ -12,13 +12,16 @@ from fastmilter.commands.options import add_options
 from fastmilter.endpoints import Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.plan import build_options, describe
+from fastmilter.server.descriptors import provide
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.models import describe_model, make_worker
+from fastmilter.server.options import OPTIONS
 from fastmilter.server.peers import warnings_about
 from fastmilter.server.privileges import drop, identity_for
-from fastmilter.server.settings import OPTIONS, Settings, load_settings
+from fastmilter.server.settings import Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
+from fastmilter.server.upgrade import can_take_over
 
 SIGNALS: Final = """\
 signals to the master:
@@ -27,6 +30,7 @@ signals to the master:
   HUP         reload: new workers with the code and the configuration of now, then the old ones leave
   TTIN, TTOU  one worker more, one less
   USR1        open the log file anew
+  USR2        upgrade: the master becomes the fastmilter that is installed now, and reloads
 """
 
 PROBE_S: Final = 1.0
@@ -60,6 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     if settings.check_config:
         for line in check(settings):
             print(line)
+        consent = can_take_over(os.environ)  # asked by a master that wants to become this version of it
+        if consent is not None:
+            provide(settings)
+            print(consent)
         return EXIT_OK
     faulthandler.enable()  # a crash in compiled code leaves a traceback too; inherited by the workers
     return Supervisor(settings, make_worker, reread=read, lifeline=arguments.lifeline, probe=negotiate_with).run()
@@ -93,6 +101,9 @@ def check(settings: Settings) -> Iterator[str]:
     if settings.config is not None:
         yield f"configuration file: {settings.config}"
     for address in settings.listen:
+        if address.kind is EndpointKind.FD and address.fd is None:
+            yield "listens on: the sockets that systemd has opened"
+            continue
         yield f"listens on: {address} (in smtpd_milters of Postfix: {spelling_for_postfix(address)})"
         if address.kind is EndpointKind.UNIX and not address.is_abstract:
             mode = UNIX_MODE if address.mode is None else address.mode

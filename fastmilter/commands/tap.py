@@ -15,7 +15,7 @@ from fastmilter.commands.relay import Relay, resolve
 from fastmilter.endpoints import parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.listen import open_listener, spelling_for_postfix
-from fastmilter.server.settings import parse_duration
+from fastmilter.server.options import parse_duration
 
 log = logging.getLogger(__name__)
 

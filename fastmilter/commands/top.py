@@ -18,7 +18,7 @@ from fastmilter.commands import asking
 from fastmilter.commands.options import Option, UsageError, add_options, read_options
 from fastmilter.commands.picture import picture
 from fastmilter.commands.terminal import Paper, until_the_reader_leaves
-from fastmilter.server.settings import parse_duration
+from fastmilter.server.options import parse_duration
 
 EXIT_STATUS: Final = """\
 exit status:

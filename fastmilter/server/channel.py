@@ -15,6 +15,7 @@ import math
 import socket
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 _PACKET: Final = struct.Struct("!2sBx4x3d")
@@ -40,9 +41,24 @@ class Ready:
     """Worker to master: the filter is loaded, ``worker_started`` is done, connections are being accepted."""
 
 
+class Reason(IntEnum):
+    """Why a worker wants to be replaced; the numbers are what is sent."""
+
+    STUCK = 0
+    """Too many of its threads are."""
+    MESSAGES = 1
+    """It has served as many as it should (``--max-messages``)."""
+    AGE = 2
+    """It is as old as it should become (``--max-age``)."""
+    MEMORY = 3
+    """It has more memory than it should (``--max-rss``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Worker to master: it serves on, but wants to be replaced: too much of it is stuck."""
+    """Worker to master: it serves on, but wants to be replaced."""
+
+    reason: Reason = Reason.STUCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +107,14 @@ class Scale:
 
 Message = Ready | Retire | Drain | StopNow | ReopenLogs | News | Reload | Stop | Scale
 
+_REASONS: Final = frozenset(float(reason) for reason in Reason)
+
 _DRAIN: Final = 2
+_RETIRE: Final = 4
 _SCALE: Final = 7
 _BARE: Final[dict[int, Message]] = {
     1: Ready(),
     3: StopNow(),
-    4: Retire(),
     5: ReopenLogs(),
     6: News(),
     8: Reload(),
@@ -117,6 +135,8 @@ def encode(message: Message) -> bytes:
             if not 0 < workers <= MOST_SCALED:
                 raise ValueError(f"a number of workers is from 1 to {MOST_SCALED}: {workers}")
             return _PACKET.pack(_MARK, _SCALE, float(workers), *_NO_LIMITS[1:])
+        case Retire(reason):
+            return _PACKET.pack(_MARK, _RETIRE, float(reason), *_NO_LIMITS[1:])
         case Drain(limits):
             if not _plausible(limits):
                 raise ValueError(f"limits of a drain must rise from 0 to at most {MAX_LIMIT_S:.0f} s: {limits}")
@@ -135,6 +155,8 @@ def decode(packet: bytes) -> Message | None:
         return Drain((limits[0], limits[1], limits[2])) if _plausible((limits[0], limits[1], limits[2])) else None
     if kind == _SCALE:
         return Scale(int(limits[0])) if 0 < limits[0] <= MOST_SCALED and limits[0].is_integer() else None
+    if kind == _RETIRE:
+        return Retire(Reason(int(limits[0]))) if limits[0] in _REASONS else Retire()
     return _BARE.get(kind)
 
 

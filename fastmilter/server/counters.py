@@ -153,6 +153,15 @@ class State(IntEnum):
     STOPPING = 3
 
 
+_NAMES: Final = [
+    *(word.name for words in (Count, Gauge, GuardState, GuardCount, Of, State) for word in words),
+    *(*STEPS, *CALLED, *OUTCOMES, *ENDS),
+    *map(str, (*BUCKETS_S, MOST_GUARDS, MOST_SHOWN, NAME_BYTES, TEXT_BYTES, _BLOCK_WORDS)),
+]
+LAYOUT: Final = " ".join(_NAMES)
+"""What the memory means: two versions with the same text may share it."""
+
+
 class Shown(NamedTuple):
     """A message in flight."""
 
@@ -215,6 +224,10 @@ class Tally:
         if edits:
             self._words[_EDITS] += edits
 
+    def messages(self) -> int:
+        """Return how many messages had a verdict."""
+        return sum(self._words[_OUTCOMES_AT : _OUTCOMES_AT + _DROPPED])
+
     def verdict(self, step: int, verdict: Verdict) -> None:
         """Count a verdict at a step, by its number."""
         self._words[_VERDICTS_AT + step * _KINDS + _outcome(verdict)] += 1
@@ -256,6 +269,11 @@ class Tally:
             self._words[at + _GUARD_COUNTS + count] = number
 
 
+def size_for(count: int) -> int:
+    """Return the bytes that the counters of ``count`` slots take."""
+    return (count + _BLOCKS_IN_FRONT) * _BLOCK_WORDS * _WORD_BYTES
+
+
 class Counters:
     """The memory of all blocks; made by the master before its first fork.
 
@@ -266,10 +284,10 @@ class Counters:
     1
     """
 
-    def __init__(self, count: int) -> None:
-        """Make the memory for ``count`` slots."""
+    def __init__(self, count: int, memory: memoryview | None = None) -> None:
+        """Use ``memory`` (``size_for(count)`` bytes of it) for ``count`` slots, or make some of its own."""
         self.count = count
-        self._map = memoryview(mmap.mmap(-1, (count + _BLOCKS_IN_FRONT) * _BLOCK_WORDS * _WORD_BYTES))
+        self._map = memoryview(mmap.mmap(-1, size_for(count))) if memory is None else memory
         self._server = self._block(0)
         self._retired = self._block(1)
 

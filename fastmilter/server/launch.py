@@ -89,7 +89,7 @@ def name_of(filter_class: type) -> str:
 
 def _switches(settings: Mapping[str, object]) -> list[str]:
     """Return settings as they are written on the command line; each is read once here, for its errors."""
-    from fastmilter.server.settings import OPTIONS
+    from fastmilter.server.options import OPTIONS
 
     by_name = {option.name: option for option in OPTIONS if not option.positional}
     switches: list[str] = []

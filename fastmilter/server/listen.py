@@ -8,18 +8,22 @@ Errors: ``ConfigError``, which names the address; ``AddressInUse`` if somebody l
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
-from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind
+from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.path_lock import AddressInUse, PathLock, identity_of
 from fastmilter.server.privileges import group_number, user_number
+from fastmilter.server.systemd import take_sockets
+
+log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 """Connections that may wait to be accepted; the kernel cuts it to its own limit (``kernels_backlog``)."""
@@ -91,6 +95,25 @@ class Listener:
             )
         return True
 
+    def to_state(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it, for the master that follows by an upgrade in place."""
+        return {
+            "address": str(self.address),
+            "bound": str(self.bound),
+            "socket": self.socket.fileno(),
+            "inode": self._inode,
+            "lock": -1 if self._lock is None else self._lock.fd,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Make the listener that a former master of this process had open."""
+        address, inode = parse_endpoint(state["address"]), state["inode"]
+        lock = None if state["lock"] < 0 else PathLock.of_former_master(address.path or "", state["lock"])
+        sock = socket.socket(fileno=state["socket"])
+        sock.setblocking(False)
+        return cls(address, parse_endpoint(state["bound"]), sock, inode and (inode[0], inode[1]), lock)
+
     def forget(self) -> None:
         """Let go, in a child that does not listen here; the socket, its path and the lock stay the parent's."""
         self.socket.close()
@@ -117,6 +140,44 @@ class Listener:
 
 def _without_query(address: Endpoint) -> Endpoint:
     return replace(address, mode=None, owner=None, group=None, proxy=False)
+
+
+def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Listener]) -> tuple[Listener, ...]:
+    """Return listeners for all addresses: of those that are ``known`` the same ones, the others fresh.
+
+    Raises ``ConfigError`` if one of them cannot be had; then nothing is left open that was not before.
+    """
+    old = list(dict.fromkeys(known))
+    listeners: list[Listener] = []
+    opened: list[Listener] = []
+    try:
+        for address in addresses:
+            there = [listener for listener in old if listener.is_at(address)]
+            for listener in there:
+                listener.socket.listen(backlog)
+            fresh = [] if there else open_listeners(address, backlog=backlog)
+            opened += fresh
+            listeners += there + fresh
+    except ConfigError:
+        for listener in opened:
+            listener.close()
+        raise
+    for listener in opened:
+        log.info(
+            "listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, spelling_for_postfix(listener.bound)
+        )
+    return tuple(listeners)
+
+
+def open_listeners(address: Endpoint, *, backlog: int = BACKLOG) -> list[Listener]:
+    """Open what an address stands for: one listener, or all those that systemd has handed over."""
+    if address.kind is not EndpointKind.FD or address.fd is not None:
+        return [open_listener(address, backlog=backlog)]
+    try:
+        numbers = take_sockets(os.environ)
+    except ConfigError as error:
+        raise ConfigError(f"{address}: {error}") from None
+    return [_open_inherited(address, number, backlog) for number in numbers]
 
 
 def open_listener(address: Endpoint, *, backlog: int = BACKLOG) -> Listener:

@@ -12,13 +12,14 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from fastmilter.endpoints import Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server import channel
+from fastmilter.server.child import open_pidfd
 from fastmilter.server.listen import Listener, open_listener
 from fastmilter.server.policy import BACKOFF_FIRST_S, BACKOFF_LONGEST_S, HEALTHY_AFTER_S
 from fastmilter.server.settings import Settings
@@ -80,13 +81,13 @@ class _Monitor:
     """A monitor as a process."""
 
     pid: int
-    link: socket.socket
+    link: socket.socket | None
+    """The master's end of its channel; ``None`` once it was let go."""
     pidfd: int
     started_at: float
     reader: channel.Reader = field(default_factory=channel.Reader)
     kill_at: float | None = None
     """When it is killed unless it is gone; ``None`` while it is wanted."""
-    lost: bool = False
 
 
 class MonitorKeeper:
@@ -113,10 +114,20 @@ class MonitorKeeper:
 
     # -- what the master asks for --------------------------------------------------------------------------------------
 
-    def begin(self, windows: Windows, selector: selectors.BaseSelector) -> None:
-        """Start a monitor on these sockets, if there are any; wait for it with ``selector``."""
+    def begin(self, windows: Windows, selector: selectors.BaseSelector, former: Iterable[int] = ()) -> None:
+        """Start a monitor on these sockets, if there are any; wait for it with ``selector``.
+
+        ``former`` are monitors of the master that this process was before: their channels ended with it, so they leave.
+        """
         self._selector = selector
+        now = self._clock()
+        for pid in former:
+            self._watch_over(_Monitor(pid, None, open_pidfd(pid), now, kill_at=now + LEAVE_S))
         self.change(windows)
+
+    def pids(self) -> list[int]:
+        """Return the monitors that were not reaped yet, for the master that follows."""
+        return [monitor.pid for monitor in self._monitors]
 
     def change(self, windows: Windows) -> None:
         """Have the monitor replaced by one with these sockets, and what else was set anew."""
@@ -129,8 +140,7 @@ class MonitorKeeper:
     def close(self) -> None:
         """Let go of everything: the master ends, and its monitor notices."""
         self.close_other_than(Windows())
-        for monitor in self._monitors:
-            monitor.link.close()
+        self._close_channels()
 
     def close_other_than(self, kept: Windows) -> None:
         """Close the sockets that are not among ``kept``."""
@@ -141,7 +151,7 @@ class MonitorKeeper:
     def tell(self, message: channel.Message) -> None:
         """Send something to the monitor, if it takes it now."""
         for monitor in self._monitors:
-            if not monitor.lost:
+            if monitor.link is not None:
                 channel.send(monitor.link, message)
 
     def next_deadline(self) -> float | None:
@@ -170,8 +180,8 @@ class MonitorKeeper:
 
     def forget_in_child(self) -> None:
         """Close in a child what is the master's alone."""
+        self._close_channels()
         for monitor in self._monitors:
-            monitor.link.close()
             if monitor.pidfd >= 0:
                 os.close(monitor.pidfd)
 
@@ -186,12 +196,17 @@ class MonitorKeeper:
             self._plan(now, now)
             return
         self.starts += 1
-        monitor = _Monitor(pid, link, pidfd, now)
-        self._monitors.append(monitor)
-        self._selector.register(link, selectors.EVENT_READ, lambda: self._on_channel(monitor))
-        if pidfd >= 0:
-            self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._reap(monitor))
+        self._watch_over(_Monitor(pid, link, pidfd, now))
         log.info("the monitor started pid=%d", pid)
+
+    def _watch_over(self, monitor: _Monitor) -> None:
+        """Wait for what a monitor says, and for its end."""
+        assert self._selector is not None
+        self._monitors.append(monitor)
+        if monitor.link is not None:
+            self._selector.register(monitor.link, selectors.EVENT_READ, lambda: self._on_channel(monitor))
+        if monitor.pidfd >= 0:
+            self._selector.register(monitor.pidfd, selectors.EVENT_READ, lambda: self._reap(monitor))
 
     def _plan(self, started_at: float, now: float) -> float:
         """Plan the next start; return in how many seconds it is."""
@@ -211,13 +226,19 @@ class MonitorKeeper:
     def _let_go(self, monitor: _Monitor) -> None:
         """Close the channel, which tells a monitor to leave."""
         assert self._selector is not None
-        if not monitor.lost:
-            monitor.lost = True
+        if monitor.link is not None:
             self._selector.unregister(monitor.link)
             monitor.link.close()
+            monitor.link = None
+
+    def _close_channels(self) -> None:
+        """Close all channels, as the end of a process does."""
+        for monitor in self._monitors:
+            if monitor.link is not None:
+                monitor.link.close()
 
     def _on_channel(self, monitor: _Monitor) -> None:
-        if monitor.lost:
+        if monitor.link is None:
             return  # within this turn
         messages, gone = channel.receive(monitor.link, monitor.reader)
         if gone:

@@ -1,5 +1,6 @@
 """Reading numbers that options have; ``ConfigError`` says what would be right."""
 
+import re
 from typing import Final
 
 from fastmilter.errors import ConfigError
@@ -28,6 +29,26 @@ def parse_number(value: object) -> int:
 def parse_backlog(value: object) -> int:
     """Read how many connections may wait to be accepted."""
     return whole_number(value, 1, MAX_BACKLOG, "a whole number from 1")
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,12})([kmg]?)(i?b)?", re.ASCII | re.IGNORECASE)
+_SHIFTS: Final = {"": 0, "k": 10, "m": 20, "g": 30}
+MAX_SIZE: Final = 1 << 46
+
+
+def parse_size(value: object) -> int:
+    """Read a size; return bytes.
+
+    >>> parse_size("300M"), parse_size("1GiB"), parse_size(4096)
+    (314572800, 1073741824, 4096)
+    """
+    match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip().replace(" ", ""))
+    if match is None:
+        raise ConfigError(f"{value!r} is not a size: write bytes, or a number with K, M or G")
+    size = int(match[1]) << _SHIFTS[match[2].lower()]
+    if not 0 < size <= MAX_SIZE:
+        raise ConfigError(f"{value!r} is out of range: a size is above 0 and at most {MAX_SIZE >> 30}G")
+    return size
 
 
 def parse_limit(value: object) -> int:

@@ -11,7 +11,7 @@ Errors: ``AddressInUse`` if another process holds the lock, ``ConfigError`` if t
 import contextlib
 import fcntl
 import os
-from typing import Final
+from typing import Final, Self
 
 from fastmilter.errors import ConfigError
 
@@ -50,6 +50,13 @@ class PathLock:
             raise
         self.left_behind = self._read()
         """Which socket the last holder made, if it could not remove it any more."""
+
+    @classmethod
+    def of_former_master(cls, path: str, fd: int) -> Self:
+        """Return the lock that this process has held since before it was replaced in place."""
+        lock = cls.__new__(cls)
+        lock._name, lock.fd, lock.left_behind = path + SUFFIX, fd, None  # type: ignore[misc]
+        return lock
 
     def _acquire(self) -> int:
         for _ in range(_ATTEMPTS):

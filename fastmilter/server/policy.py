@@ -11,11 +11,12 @@ The rules:
 - A worker that dies while the server runs is replaced. At once, if somebody killed it or if it had been healthy for
   long; after 1, 2, 4 ... 60 s, if it left by itself or crashed soon after its start. If no worker is left, the next is
   never further away than a second: a crash loop must not become an outage.
-- A worker that asks to be replaced serves on until its successor is ready, then it drains.
+- A worker that asks to be replaced serves on until its successor is ready, then it drains. A quarter of the workers at
+  most, but at least one, is being replaced or draining at a time: the others wait, unless they are stuck.
 - A worker that ends with ``EXIT_CONFIG`` is not replaced: the same would happen again.
 - A reload starts a new generation beside the old one, which drains only when every new worker is ready. If one of them
   does not make it, the new ones go and the old ones stay. Two generations live at most: a reload that is asked for
-  meanwhile waits until the older one is gone, and makes it hurry.
+  meanwhile waits until the older one is gone, and makes it hurry. An upgrade in place is a reload by another master.
 - A worker that does not leave when its time is up is killed.
 
 Times are seconds of ``time.monotonic()``.
@@ -25,12 +26,25 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from fastmilter.server.channel import Reason
+from fastmilter.server.decisions import (
+    Action,
+    CloseListeners,
+    EndReload,
+    Kill,
+    Leave,
+    PrepareReload,
+    PrepareUpgrade,
+    Say,
+    SendDrain,
+    SendStopNow,
+    Spawn,
+)
 from fastmilter.server.ends import EXIT_CONFIG, EXIT_OK, EXIT_SOFTWARE, how, was_killed
+from fastmilter.server.roster import Generation, Limits, State, Worker
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_LONGEST_S: Final = 60.0
@@ -44,127 +58,15 @@ KILL_GRACE_S: Final = 5.0
 DRAIN_GRACE_S: Final = 10.0
 """What a draining worker gets beyond its last limit: it spends some of it on messages that are past DATA."""
 MOST_WORKERS: Final = 1024
+RECYCLED_TOGETHER: Final = 0.25
+"""The share of the workers that may be on their way out at a time because they asked for it."""
 
-
-# What to do.
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Fork a worker; ``worker`` names it from now on, ``number`` is for people, ``slot`` is its shared memory."""
-
-    worker: int
-    number: int
-    slot: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class SendDrain:
-    """Tell a worker to drain within these limits."""
-
-    worker: int
-    limits: tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class SendStopNow:
-    """Tell a worker to leave at once."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """Send SIGKILL to a worker."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class CloseListeners:
-    """Stop listening: the server leaves."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrepareReload:
-    """Read the settings again; then call ``begin_reload``, or leave everything as it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndReload:
-    """The reload is over: what belongs to another generation than ``kept`` (settings, listeners) can go."""
-
-    kept: int
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Log a line."""
-
-    level: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """End the master; no worker is left."""
-
-    status: int
-
-
-Action = Spawn | SendDrain | SendStopNow | Kill | CloseListeners | PrepareReload | EndReload | Say | Leave
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The times of a generation, in seconds."""
-
-    ready: float
-    drain_stop: tuple[float, float, float]
-    drain_reload: tuple[float, float, float]
-
-
-class _State(Enum):
-    STARTING = "starting"
-    SERVING = "serving"
-    DRAINING = "draining"
-
-
-@dataclass(slots=True)
-class _Worker:
-    worker: int
-    number: int
-    slot: int
-    generation: int
-    deadline: float
-    """When it is killed unless something happens; infinite while it serves."""
-    state: _State = _State.STARTING
-    ready_at: float = math.inf
-    drained_by: float = math.inf
-    """While draining: when it must be gone."""
-    retiring: bool = False
-    """Whether it serves on until its successor is ready."""
-    told_to_stop: bool = False
-    lost: bool = False
-    killed: bool = False
-
-    @property
-    def was_ready(self) -> bool:
-        return self.ready_at < math.inf
-
-
-@dataclass(slots=True)
-class _Generation:
-    generation: int
-    wanted: int
-    limits: Limits
-    proven: bool = False
-    """Whether one of its workers ever became ready."""
-    failures: dict[int, int] = field(default_factory=dict)
-    missing: dict[int, float] = field(default_factory=dict)
-    """Number of a worker that is to be replaced, and when."""
-    given_up: set[int] = field(default_factory=set)
+_WHY: Final = {
+    Reason.STUCK: "too many of its callbacks are stuck",
+    Reason.MESSAGES: "it has served its messages (--max-messages)",
+    Reason.AGE: "it has reached its age (--max-age)",
+    Reason.MEMORY: "it has too much memory (--max-rss)",
+}
 
 
 def _throw() -> float:
@@ -188,12 +90,13 @@ class Policy:
         self._clock = clock
         self._dice = dice
         self._capacity = capacity
-        self._workers: dict[int, _Worker] = {}
-        self._current = _Generation(1, workers, limits)
-        self._next: _Generation | None = None
+        self._workers: dict[int, Worker] = {}
+        self._current = Generation(1, workers, limits)
+        self._next: Generation | None = None
         self._last_worker = 0
         self._last_generation = 1
         self._reload_asked = False
+        self._upgrade_asked = False
         self._stopping = False
         self._status = EXIT_OK
         self._left = False
@@ -226,8 +129,39 @@ class Policy:
 
     @property
     def changing(self) -> bool:
-        """Whether a reload is under way, or remembered."""
+        """Whether a reload or an upgrade is under way, or remembered."""
         return self._next is not None or self._reload_asked
+
+    @property
+    def settled(self) -> bool:
+        """Whether one generation serves as a whole and no change of it is under way or asked for."""
+        if self._stopping or self.changing or not self.proven:
+            return False
+        return not any(record.state is State.STARTING for record in self._members(self._current))
+
+    @property
+    def may_be_followed(self) -> bool:
+        """Whether another master can take over now: there is one generation, which has shown that it works."""
+        return self.proven and self._next is None and not self._stopping and not self._older()
+
+    @property
+    def serving(self) -> int:
+        """How many workers take new connections."""
+        return sum(record.state is State.SERVING for record in self._workers.values())
+
+    # -- from one master to the next (upgrade in place) ----------------------------------------------------------
+
+    def workers(self) -> list[Worker]:
+        """Return the records of all workers, for the master that follows."""
+        return list(self._workers.values())
+
+    def adopt(self, workers: Iterable[Worker], generation: int, wanted: int) -> None:
+        """Begin with the workers of a former master, in place of ``start``; ``generation`` was its newest."""
+        self._current.wanted = wanted
+        self._workers = {record.worker: record for record in workers}
+        self._last_worker = max(self._workers, default=0)
+        self._last_generation = self._current.generation = generation
+        self._current.proven = True
 
     # -- what happened -------------------------------------------------------------------------------------------
 
@@ -242,11 +176,11 @@ class Policy:
         if record is None or record.was_ready:
             return self._take()
         record.ready_at = self._clock()
-        if record.state is _State.DRAINING:  # asked to leave while it was starting: now it may finish what it accepted
+        if record.state is State.DRAINING:  # asked to leave while it was starting: now it may finish what it accepted
             if not record.told_to_stop and not record.killed:
                 record.deadline = record.drained_by
             return self._take()
-        record.state, record.deadline = _State.SERVING, math.inf
+        record.state, record.deadline = State.SERVING, math.inf
         generation = self._generation_of(record)
         if generation is not None:
             generation.proven = True
@@ -254,6 +188,7 @@ class Policy:
             self._relieve(generation, record.number)
             if generation is self._next and self._serving(generation) == generation.wanted:
                 self._commit_reload()
+        self._consider_retiring()
         self._consider_reload()
         return self._take()
 
@@ -266,7 +201,7 @@ class Policy:
         if self._stopping:
             if status != EXIT_OK and record.was_ready and not record.told_to_stop and not self._status:
                 self._status = EXIT_SOFTWARE
-        elif record.state is _State.DRAINING or generation is None:
+        elif record.state is State.DRAINING or generation is None:
             pass  # it was asked to leave
         elif record.retiring and any(other.number == record.number for other in self._members(generation)):
             pass  # its successor is on the way
@@ -277,6 +212,7 @@ class Policy:
             self._abort_reload(f"worker {record.number} of the new generation {how(status)}")
         else:
             self._replace(generation, record, status)
+        self._consider_retiring()
         self._consider_reload()
         self._consider_leaving()
         return self._take()
@@ -284,20 +220,17 @@ class Policy:
     def on_lost(self, worker: int) -> list[Action]:
         """A worker closed its channel: it ends by itself, or can no longer be reached."""
         record = self._workers.get(worker)
-        if record is not None and record.state is not _State.DRAINING:
+        if record is not None and record.state is not State.DRAINING:
             record.lost = True
             record.deadline = min(record.deadline, self._clock() + KILL_GRACE_S)
         return self._take()
 
-    def on_retire(self, worker: int) -> list[Action]:
+    def on_retire(self, worker: int, reason: Reason = Reason.STUCK) -> list[Action]:
         """A worker wants to be replaced: its successor starts first, then it drains."""
         record = self._workers.get(worker)
-        generation = None if record is None else self._generation_of(record)
-        if record is None or generation is not self._current or record.state is not _State.SERVING or record.retiring:
-            return self._take()
-        record.retiring = True
-        self._say(logging.WARNING, f"worker {record.number} is to be replaced: starting its successor")
-        self._spawn(generation, record.number)
+        if record is not None and record.asks is None:
+            record.asks = reason
+            self._consider_retiring()
         return self._take()
 
     def on_stop(self) -> list[Action]:
@@ -323,11 +256,18 @@ class Policy:
 
     def on_reload(self) -> list[Action]:
         """HUP: start a new generation, now or as soon as at most one lives."""
+        return self._take() if self._stopping else self._change("reload")
+
+    def on_upgrade(self) -> list[Action]:
+        """USR2: the same by a new master in place of this one."""
         if self._stopping:
             return self._take()
-        busy = self._next is not None or not self._current.proven or self._older()
-        if busy:
-            self._say(logging.INFO, "reload: remembered, another change of generations is under way")
+        self._upgrade_asked = True
+        return self._change("upgrade")
+
+    def _change(self, what: str) -> list[Action]:
+        if self._next is not None or not self._current.proven or self._older():
+            self._say(logging.INFO, f"{what}: remembered, another change of generations is under way")
             for record in self._older():
                 self._drain(record, self._current.limits.drain_stop)
         self._reload_asked = True
@@ -351,7 +291,7 @@ class Policy:
         if self._stopping or self._next is not None:
             return self._take()
         self._last_generation += 1
-        self._next = _Generation(self._last_generation, workers, limits)
+        self._next = Generation(self._last_generation, workers, limits)
         self._say(logging.INFO, f"reload: starting generation {self._next.generation}")
         self._fill(self._next)
         return self._take()
@@ -391,33 +331,33 @@ class Policy:
     def _say(self, level: int, text: str) -> None:
         self._actions.append(Say(level, text))
 
-    def _generations(self) -> Iterator[_Generation]:
+    def _generations(self) -> Iterator[Generation]:
         """The generations whose workers are replaced: none once the server stops."""
         if not self._stopping:
             yield self._current
             if self._next is not None:
                 yield self._next
 
-    def _generation_of(self, record: _Worker) -> _Generation | None:
+    def _generation_of(self, record: Worker) -> Generation | None:
         return next((known for known in self._generations() if known.generation == record.generation), None)
 
-    def _members(self, generation: _Generation) -> list[_Worker]:
+    def _members(self, generation: Generation) -> list[Worker]:
         """The workers of a generation that are there to stay."""
         return [
             record
             for record in self._workers.values()
-            if record.generation == generation.generation and record.state is not _State.DRAINING
+            if record.generation == generation.generation and record.state is not State.DRAINING
         ]
 
-    def _serving(self, generation: _Generation) -> int:
-        return sum(record.state is _State.SERVING for record in self._members(generation))
+    def _serving(self, generation: Generation) -> int:
+        return sum(record.state is State.SERVING for record in self._members(generation))
 
-    def _older(self) -> list[_Worker]:
+    def _older(self) -> list[Worker]:
         """The workers of generations that were replaced, or that were given up by a failed reload."""
         known = {generation.generation for generation in self._generations()}
         return [record for record in self._workers.values() if record.generation not in known]
 
-    def _fill(self, generation: _Generation) -> None:
+    def _fill(self, generation: Generation) -> None:
         """Start the workers that a generation lacks, drain those that it has too many of."""
         members = self._members(generation)
         present = {record.number for record in members} | generation.missing.keys() | generation.given_up
@@ -435,19 +375,36 @@ class Policy:
                 self._drain(record, self._current.limits.drain_reload)
         self._hurry(generation)
 
-    def _relieve(self, generation: _Generation, number: int) -> None:
+    def _relieve(self, generation: Generation, number: int) -> None:
         """Drain who waited for this worker to become ready."""
         for record in self._members(generation):
             if record.number == number and record.retiring:
                 self._drain(record, generation.limits.drain_reload)
 
-    def _hurry(self, generation: _Generation) -> None:
+    def _consider_retiring(self) -> None:
+        """Start the successors that workers asked for, as many at a time as the others can do without."""
+        if self._stopping or self._next is not None:
+            return  # they all go, or it shows soon whether they do
+        current = self._current
+        ours = [record for record in self._workers.values() if record.generation == current.generation]
+        leaving = sum(record.retiring or record.state is State.DRAINING for record in ours)
+        for record in ours:
+            if record.state is not State.SERVING or record.asks is None or record.retiring:
+                continue
+            if record.asks is Reason.STUCK or leaving < max(1, int(current.wanted * RECYCLED_TOGETHER)):
+                leaving += 1
+                record.retiring = True
+                level = logging.WARNING if record.asks is Reason.STUCK else logging.INFO
+                self._say(level, f"worker {record.number}: {_WHY[record.asks]}: starting its successor")
+                self._spawn(current, record.number)
+
+    def _hurry(self, generation: Generation) -> None:
         """Where no worker is left, bring the next one near."""
         if generation.missing and not self._members(generation):
             first = min(generation.missing, key=lambda number: generation.missing[number])
             generation.missing[first] = min(generation.missing[first], self._clock() + ONLY_WORKER_DELAY_S)
 
-    def _spawn(self, generation: _Generation, number: int) -> None:
+    def _spawn(self, generation: Generation, number: int) -> None:
         generation.missing.pop(number, None)
         taken = {record.slot for record in self._workers.values()}
         slot = next((slot for slot in range(self._capacity) if slot not in taken), None)
@@ -457,11 +414,11 @@ class Policy:
             generation.missing[number] = now + BACKOFF_LONGEST_S
             return
         self._last_worker += 1
-        record = _Worker(self._last_worker, number, slot, generation.generation, now + generation.limits.ready)
+        record = Worker(self._last_worker, number, slot, generation.generation, now + generation.limits.ready)
         self._workers[record.worker] = record
         self._actions.append(Spawn(record.worker, number, slot, generation.generation))
 
-    def _replace(self, generation: _Generation, record: _Worker, status: int) -> None:
+    def _replace(self, generation: Generation, record: Worker, status: int) -> None:
         """Plan the successor of a worker that died while it was needed."""
         number, now = record.number, self._clock()
         if status == EXIT_CONFIG:
@@ -494,23 +451,23 @@ class Policy:
             self._say(logging.ERROR, "no worker can be started any more")
             self._begin_stop(EXIT_CONFIG)
 
-    def _drain(self, record: _Worker, limits: tuple[float, float, float]) -> None:
+    def _drain(self, record: Worker, limits: tuple[float, float, float]) -> None:
         """Tell a worker to drain; one that drains already is told again only if that makes it leave earlier."""
         drained_by = self._clock() + limits[2] + DRAIN_GRACE_S
         if record.drained_by <= drained_by:
             return
-        record.state, record.drained_by = _State.DRAINING, drained_by
+        record.state, record.drained_by = State.DRAINING, drained_by
         # A worker that is not ready yet has no connections: it has nothing to finish, and may hang.
         record.deadline = drained_by if record.was_ready else self._clock() + KILL_GRACE_S
         self._actions.append(SendDrain(record.worker, limits))
 
-    def _expire(self, record: _Worker) -> None:
+    def _expire(self, record: Worker) -> None:
         """Act on a worker whose time is up."""
         if record.killed:  # it does not even die: the kernel holds it; count it as gone
             self._say(logging.ERROR, f"worker {record.number} does not end although it was killed")
             self._actions = self.on_exit(record.worker, -signal.SIGKILL)
             return
-        if record.state is _State.DRAINING:
+        if record.state is State.DRAINING:
             why = "did not leave in time"
         elif record.lost:
             why = "let go of its channel and did not end"
@@ -521,7 +478,7 @@ class Policy:
         record.deadline = self._clock() + KILL_GRACE_S
         self._actions.append(Kill(record.worker))
 
-    def _ready_limit(self, record: _Worker) -> float:
+    def _ready_limit(self, record: Worker) -> float:
         generation = self._generation_of(record)
         return (generation or self._current).limits.ready
 
@@ -545,8 +502,8 @@ class Policy:
         if self._reload_asked and not self._stopping and self._next is None and self._current.proven:
             older = self._older()
             if not older:
-                self._reload_asked = False
-                self._actions.append(PrepareReload())
+                self._actions.append(PrepareUpgrade() if self._upgrade_asked else PrepareReload())
+                self._reload_asked = self._upgrade_asked = False
             for record in older:
                 self._drain(record, self._current.limits.drain_stop)
 

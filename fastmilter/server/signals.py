@@ -23,9 +23,10 @@ MASTER_SIGNALS: Final = (
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGUSR1,
+    signal.SIGUSR2,
 )
 """What a master understands: drain and stop (twice: now), the same, stop now, reload, one worker more, one less,
-open the log file anew."""
+open the log file anew, upgrade in place."""
 
 _READ_BYTES: Final = 4096
 
@@ -71,6 +72,15 @@ class SignalPipe:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def leave_to_next_program(self) -> None:
+        """Send what came again, while the signals are blocked: they wait for the program that is executed next."""
+        for number in self.take():
+            os.kill(os.getpid(), number)
+
+    def unblock(self) -> None:
+        """Let the signals in that a former program of this process has blocked."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     def forget_in_child(self) -> None:
         """Let go of the parent's pipe, in a child and while the signals are blocked.

@@ -10,6 +10,7 @@ cdef Py_ssize_t _CALLS, _CALLBACK, _STACKS, _QUEUE_ID
 
 cdef class Slots:
     cdef readonly Py_ssize_t count
+    cdef readonly Py_ssize_t memory
     cdef readonly object bell
     cdef readonly object counters
     cdef readonly object peers

@@ -4,15 +4,18 @@ The memory is made by the master before the first fork and has no name, so nothi
 one writer at a time: the worker that lives in it; before its birth and after its death the master. Everybody else only
 reads. Every number is one aligned word of 64 bits, so a reader sees either the old or the new value of a word; two
 words read one after the other may be from different moments, which is good enough for balancing and for display.
+
+A master that replaces itself in place hands the memory on by its descriptor, if both mean the same by it (``LAYOUT``).
 """
 
+import contextlib
 import mmap
 import os
 from enum import IntEnum
 from typing import Final
 
 from fastmilter.plan import CALLBACKS
-from fastmilter.server.counters import Counters
+from fastmilter.server import counters
 from fastmilter.server.peer_counts import PeerCounts
 
 CAPACITY: Final = 4096
@@ -48,6 +51,12 @@ _PID, _GENERATION, _LISTENING, _CONNECTIONS, _HEARTBEAT, _POLLING, _NUMBER = tup
 _CALLS, _CALLBACK, _STACKS, _QUEUE_ID = tuple(_Word)[7:]
 
 
+LAYOUT: Final = " ".join(
+    [f"{CAPACITY}x{_WORDS_PER_SLOT}", *(word.name for word in _Word), *CALLBACK_NAMES, counters.LAYOUT]
+)
+"""What the memory means: two versions with the same text may share it."""
+
+
 class Slots:
     """Shared numbers of ``count`` workers; a slot is named by its index from 0.
 
@@ -58,25 +67,34 @@ class Slots:
     ([2], 10.0, 2)
     """
 
-    def __init__(self, count: int = CAPACITY) -> None:
-        """Make the memory; to be called before the first fork."""
+    def __init__(self, count: int = CAPACITY, *, memory: int = -1, bell: int = -1) -> None:
+        """Make the memory, before the first fork; or take over ``memory`` and ``bell``, descriptors of other slots."""
         self.count = count
         # One slot more, in front: its first word says how many slots have ever been in use, so that readers need not
         # scan thousands of empty ones. Only the master writes it.
-        self._map = mmap.mmap(-1, (count + 1) * _WORDS_PER_SLOT * _WORD_BYTES)
+        own = (count + 1) * _WORDS_PER_SLOT * _WORD_BYTES
+        size = own + counters.size_for(count)
+        self.memory = _make_memory(size) if memory < 0 else memory
+        self._map = mmap.mmap(self.memory, size)
         view = memoryview(self._map)
-        self._words = view.cast("Q")
-        self._clocks = view.cast("d")
-        self.counters: Final = Counters(count)
+        self._words = view[:own].cast("Q")
+        self._clocks = view[:own].cast("d")
+        self.counters: Final = counters.Counters(count, view[own:])
         """What the workers count, for whoever watches the server."""
         self.peers: Final = PeerCounts(count)
-        """The connections of each peer, where they are limited."""
-        self.bell: Final = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
+        """The connections of each peer, where they are limited; not handed on, since its marks are one master's."""
+        self.bell: Final = _make_bell() if bell < 0 else bell
 
     def _at(self, slot: int, word: int) -> int:
         if not 0 <= slot < self.count:
             raise IndexError(f"slot {slot} of {self.count}")
         return (slot + 1) * _WORDS_PER_SLOT + word
+
+    def forget_memory(self) -> None:
+        """Close the descriptor of the memory, in a child: only a master hands it on."""
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
 
     # The bell: wakes every worker that waits for it.
 
@@ -207,3 +225,17 @@ class Slots:
 
     def _takes_new_ones(self, slot: int) -> bool:
         return self.pid(slot) != 0 and self.listening(slot)
+
+
+def _make_memory(size: int) -> int:
+    """Return a descriptor of fresh memory, -1 where the system gives none (then it cannot be handed on)."""
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            memory = os.memfd_create("fastmilter", os.MFD_CLOEXEC)
+            os.ftruncate(memory, size)
+            return memory
+    return -1
+
+
+def _make_bell() -> int | None:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 STACK_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else None
 """Asks a worker for its stack, and ends a process that is not prepared for it; ``None``: there is none here."""
@@ -47,6 +47,17 @@ class StackPipe:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
+
+    @classmethod
+    def of_master(cls, read_end: int) -> Self:
+        """Return the master's side of a pipe whose worker was started by a former master."""
+        pipe = cls.__new__(cls)
+        pipe._read_end, pipe._write_end = read_end, -1
+        return pipe
+
+    def fileno(self) -> int:
+        """Return the master's descriptor."""
+        return self._read_end
 
     def be_worker(self) -> bool:
         """Write the stack of this thread whenever the signal comes, from now on; tell whether that is possible."""

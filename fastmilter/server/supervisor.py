@@ -23,21 +23,23 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server import channel, counters, descriptors, ends, policy, privileges, titles
-from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
+from fastmilter.server import channel, counters, decisions, ends, policy, privileges, systemd, titles, upgrade
+from fastmilter.server.child import Child, WorkerClass, open_pidfd
+from fastmilter.server.listen import Listener
 from fastmilter.server.load import Target, load_filter
-from fastmilter.server.log_file import open_log_file, reopen_log_file
-from fastmilter.server.monitor_keeper import MonitorKeeper, Windows, open_windows
+from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.monitor_keeper import MonitorKeeper
 from fastmilter.server.path_lock import AddressInUse
-from fastmilter.server.peers import warnings_about
+from fastmilter.server.prepare import prepare
+from fastmilter.server.roster import Limits, Worker
 from fastmilter.server.settings import Settings
+from fastmilter.server.setups import Setup, Setups
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
-from fastmilter.server.slots import CAPACITY, Slots
+from fastmilter.server.slots import CAPACITY
 from fastmilter.server.stacks import StackPipe
 from fastmilter.server.watchman import Watchman
 
@@ -52,46 +54,6 @@ GAP_S: Final = 5.0
 
 Probe = Callable[[Endpoint], None]
 """Negotiates with a milter as an MTA would; raises what went wrong."""
-
-
-class Runnable(Protocol):
-    """What a worker class makes."""
-
-    def run(self) -> int:
-        """Serve until told otherwise; return the exit status."""
-        ...
-
-
-WorkerClass = Callable[[Any, Settings, list[socket.socket], socket.socket, Slots, int], Runnable]
-"""Filter class, settings, listeners, channel to the master, shared slots, own slot; called in the child."""
-
-
-@dataclass(slots=True)
-class _Child:
-    """A worker as a process."""
-
-    worker: int
-    number: int
-    slot: int
-    generation: int
-    pid: int
-    link: socket.socket
-    """The master's end of the channel."""
-    pidfd: int
-    """A descriptor that is readable once the process has ended; -1 where the system has none."""
-    reader: channel.Reader = field(default_factory=channel.Reader)
-    lost: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Setup:
-    """What the workers of one generation run with."""
-
-    settings: Settings
-    listeners: tuple[Listener, ...]
-    windows: Windows
-    identity: privileges.Identity | None
-    """Whom they become before the filter is imported; ``None``: who the master is."""
 
 
 class Supervisor:
@@ -121,10 +83,13 @@ class Supervisor:
         self._load = load
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
-        self._slots = Slots(CAPACITY)
+        self._inherited = upgrade.take_state(os.environ)
+        self._upgrader = upgrade.Upgrader()
+        self._notifier = systemd.Notifier(os.environ)
+        self._slots = upgrade.slots_of(self._inherited, CAPACITY)
         self._watchman = Watchman(self._slots)
-        self._children: dict[int, _Child] = {}
-        self._setups: dict[int, _Setup] = {}
+        self._children: dict[int, Child] = {}
+        self._setups = Setups()
         self._status: int | None = None
         self._probe = probe
         self._failure = ""  # what a worker said of its end, while that is looked at
@@ -143,11 +108,15 @@ class Supervisor:
                     if self._lifeline is not None:
                         os.set_inheritable(self._lifeline, False)
                         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
-                    self._begin()
+                    if self._inherited is None:
+                        self._begin()
+                    else:
+                        self._resume(self._inherited)
                     while self._status is None:
                         self._turn()
             finally:
-                self._close_listeners()
+                self._upgrader.cancel()
+                self._setups.close_listeners()
                 for child in self._children.values():
                     child.link.close()  # to a worker that is still there, its master is gone
                 self._keeper.close()
@@ -157,12 +126,12 @@ class Supervisor:
     def _begin(self) -> None:
         """Open the listeners and start the first workers; an address that is still in use is waited for."""
         self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
-        settings, identity = self._settings, _prepare(self._settings)
+        settings, identity = self._settings, prepare(self._settings)
         deadline = time.monotonic() + settings.bind_timeout
         waits = False
         while self._status is None:
             try:
-                self._setups[1] = self._new_setup(settings, identity)
+                setup = self._setups.open(settings, identity, self._keeper.windows)
             except AddressInUse as error:
                 if time.monotonic() >= deadline:
                     raise
@@ -171,8 +140,9 @@ class Supervisor:
                 waits = True
                 self._wait_to_bind(min(BIND_AGAIN_S, deadline - time.monotonic()))
                 continue
+            self._setups.add(self._policy.newest, setup)
             self._do(self._policy.start())
-            self._keeper.begin(self._setups[1].windows, self._selector)
+            self._keeper.begin(setup.windows, self._selector)
             return
 
     def _wait_to_bind(self, timeout_s: float) -> None:
@@ -189,8 +159,8 @@ class Supervisor:
     def _turn(self) -> None:
         """Wait for what happens next, and act on it."""
         before = time.monotonic()
-        plans = (self._policy.next_deadline(), self._keeper.next_deadline(), self._watchman.next_look())
-        deadlines = [at for at in plans if at is not None]
+        plans = self._policy.next_deadline(), self._keeper.next_deadline(), self._watchman.next_look()
+        deadlines = [at for at in (*plans, self._upgrader.deadline, self._notifier.next_sign()) if at is not None]
         # Without a deadline nothing is planned, and whatever can happen comes through a descriptor.
         timeout = max(0.0, min(deadlines) - before) if deadlines else None
         events = self._selector.select(timeout)
@@ -203,37 +173,51 @@ class Supervisor:
             key.data()
         self._keeper.on_time()
         self._do(self._policy.on_time())
-        self._do(policy.Kill(worker) for worker in self._watchman.look())
+        if self._upgrader.has_passed():
+            self._become_new_master()
+        self._do(decisions.Kill(worker) for worker in self._watchman.look())
+        self._notify()
 
-    def _do(self, actions: Iterable[policy.Action]) -> None:
+    def _notify(self) -> None:
+        """Tell systemd how we are; whether we reload is told where that begins."""
+        phase = None
+        if self._policy.stopping:
+            phase = systemd.Phase.STOPPING
+        elif self._policy.settled and not self._upgrader.is_trying:
+            phase = systemd.Phase.SERVING
+        self._notifier.look(time.monotonic(), phase, self._policy.serving)
+
+    def _do(self, actions: Iterable[decisions.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""
         waiting = deque(actions)
         while waiting:
             waiting.extend(self._act(waiting.popleft()))
         self._publish()
 
-    def _act(self, action: policy.Action) -> list[policy.Action]:
+    def _act(self, action: decisions.Action) -> list[decisions.Action]:
         match action:
-            case policy.Say(level, text):
+            case decisions.Say(level, text):
                 self._say(level, text)
-            case policy.Spawn():
+            case decisions.Spawn():
                 return self._spawn(action)
-            case policy.SendDrain(worker, limits):
+            case decisions.SendDrain(worker, limits):
                 self._send(worker, channel.Drain(limits))
-            case policy.SendStopNow(worker):
+            case decisions.SendStopNow(worker):
                 self._send(worker, channel.StopNow())
-            case policy.Kill(worker):
+            case decisions.Kill(worker):
                 if worker in self._children:
                     # Not reaped yet, so the number cannot be another process's.
                     os.kill(self._children[worker].pid, signal.SIGKILL)
-            case policy.CloseListeners():
+            case decisions.CloseListeners():
                 titles.mark_draining()
-                self._close_listeners()
-            case policy.PrepareReload():
+                self._setups.close_listeners()
+            case decisions.PrepareReload():
                 return self._prepare_reload()
-            case policy.EndReload(kept):
+            case decisions.PrepareUpgrade():
+                self._upgrader.begin(self._settings.ready_timeout)
+            case decisions.EndReload(kept):
                 self._end_reload(kept)
-            case policy.Leave(status):
+            case decisions.Leave(status):
                 self._status = status
         return []
 
@@ -277,8 +261,12 @@ class Supervisor:
             self._do(self._policy.on_stop_now())
         if signal.SIGTERM in came or signal.SIGINT in came:
             self._do(self._policy.on_stop())
+        if came & {signal.SIGHUP, signal.SIGUSR2}:
+            self._notifier.look(time.monotonic(), systemd.Phase.RELOADING, self._policy.serving)
         if signal.SIGHUP in came:
             self._do(self._policy.on_reload())
+        if signal.SIGUSR2 in came:
+            self._do(self._policy.on_upgrade())
         if signal.SIGTTIN in came:
             self._do(self._policy.on_more())
         if signal.SIGTTOU in came:
@@ -320,7 +308,7 @@ class Supervisor:
         if not self._policy.stopping:
             self._do(self._policy.on_stop())
 
-    def _on_channel(self, child: _Child) -> None:
+    def _on_channel(self, child: Child) -> None:
         if child.worker not in self._children:
             return  # reaped within this turn
         messages, gone = channel.receive(child.link, child.reader)
@@ -330,12 +318,13 @@ class Supervisor:
         if any(isinstance(message, channel.Ready) for message in messages):
             log.info("worker %d is ready pid=%d generation=%d", child.number, child.pid, child.generation)
             self._do(self._policy.on_ready(child.worker))
-        if any(isinstance(message, channel.Retire) for message in messages):
-            self._do(self._policy.on_retire(child.worker))
+        for message in messages:
+            if isinstance(message, channel.Retire):
+                self._do(self._policy.on_retire(child.worker, message.reason))
         if gone and child.worker in self._children:
             self._do(self._policy.on_lost(child.worker))
 
-    def _reap(self, child: _Child) -> None:
+    def _reap(self, child: Child) -> None:
         """Find out whether a worker has ended, and tell the policy."""
         try:
             pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
@@ -364,11 +353,12 @@ class Supervisor:
 
     # -- generations ---------------------------------------------------------------------------------------------
 
-    def _prepare_reload(self) -> list[policy.Action]:
+    def _prepare_reload(self) -> list[decisions.Action]:
         """Read the settings again and open what is new; nothing changes if that fails."""
         former = self._settings
         try:
-            setup = self._new_setup(settings := self._reread(), _prepare(settings))
+            settings = self._reread()
+            setup = self._setups.open(settings, prepare(settings), self._keeper.windows)
         except ConfigError as error:
             self._say(logging.ERROR, f"reload failed, the old workers stay: {error}")
             self._slots.counters.add_of_server(counters.Of.FAILED_RELOADS)
@@ -377,81 +367,65 @@ class Supervisor:
         workers = settings.workers if settings.workers != former.workers else self._policy.wanted
         actions = self._policy.begin_reload(workers, _limits(settings))
         if not actions:
-            self._close_new(setup)
+            self._setups.close_new(setup)
             return []
-        self._setups[self._policy.newest] = setup
+        self._setups.add(self._policy.newest, setup)
         return actions
 
     def _end_reload(self, generation: int) -> None:
         """Let go of what only other generations needed."""
-        kept, shown = self._setups[generation], self._slots.counters
-        is_new = generation == self._policy.newest
+        shown, is_new = self._slots.counters, generation == self._policy.newest
         self._publish()  # before the count: who waits for that finds the generation that serves
         shown.add_of_server(counters.Of.RELOADS if is_new else counters.Of.FAILED_RELOADS)
         shown.set_time(counters.Of.RELOADED_AT, time.time())
-        for setup in self._setups.values():
-            for listener in (*setup.listeners, *setup.windows.listeners):
-                if listener not in (*kept.listeners, *kept.windows.listeners):
-                    listener.close()
-        self._setups = {generation: kept}
+        kept = self._setups.keep(generation)
         self._settings = kept.settings
         titles.master_title(kept.settings.target.name)
         self._keeper.tell(channel.News())
         if is_new:
             self._keeper.change(kept.windows)
 
-    def _new_setup(self, settings: Settings, identity: privileges.Identity | None) -> _Setup:
-        """Open what the settings ask for; ``ConfigError`` if that cannot be done.
+    # -- from one master to the next -----------------------------------------------------------------------------
 
-        The log file comes last: until a server listens, what hinders it is said where it was started.
-        """
-        setup = _Setup(settings, self._open_listeners(settings), Windows(), identity)
-        try:
-            setup = replace(setup, windows=open_windows(settings, self._keeper.windows))
-            open_log_file(settings.log_file)
-        except ConfigError:
-            self._close_new(setup)
-            raise
-        return setup
+    def _become_new_master(self) -> None:
+        """Hand everything to the code that is installed now, in this process; later if the workers change just now."""
+        if not self._policy.may_be_followed:
+            self._do(self._policy.on_upgrade())
+            return
+        setup = self._setups[self._policy.generation]
+        state = upgrade.make_state(
+            self._policy, setup, self._children, self._watchman, self._slots, monitors=self._keeper.pids()
+        )
+        log.info("upgrade: the new code takes over")
+        _flush()
+        with self._signals.blocked():
+            self._signals.leave_to_next_program()
+            upgrade.become_new_master(state, lifeline=self._lifeline)
 
-    def _close_new(self, setup: _Setup) -> None:
-        """Close what was opened for a setup that is not to be."""
-        known = [each for other in self._setups.values() for each in (*other.listeners, *other.windows.listeners)]
-        for listener in (*setup.listeners, *setup.windows.listeners):
-            if listener not in known:
-                listener.close()
-
-    def _open_listeners(self, settings: Settings) -> tuple[Listener, ...]:
-        """Return listeners for all addresses, those that are open already among them."""
-        old = [listener for setup in self._setups.values() for listener in setup.listeners]
-        listeners: list[Listener] = []
-        opened: list[Listener] = []
-        try:
-            for address in settings.listen:
-                listener = next((listener for listener in old if listener.is_at(address)), None)
-                if listener is None:
-                    listener = open_listener(address, backlog=settings.backlog)
-                    opened.append(listener)
-                else:
-                    listener.socket.listen(settings.backlog)
-                listeners.append(listener)
-        except ConfigError:
-            for listener in opened:
-                listener.close()
-            raise
-        for listener in opened:
-            where = spelling_for_postfix(listener.bound)
-            log.info("listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, where)
-        return tuple(listeners)
-
-    def _close_listeners(self) -> None:
-        for setup in self._setups.values():
-            for listener in setup.listeners:
-                listener.close()
+    def _resume(self, state: upgrade.State) -> None:
+        """Take over what the former master of this process left; then replace its workers, as in a reload."""
+        settings, generation = self._settings, state["generation"]
+        listeners, windows = upgrade.listeners_of(state), upgrade.windows_of(state)
+        self._setups.add(generation, Setup(settings, listeners, windows, prepare(settings)))
+        reopen_log_file(settings.log_file)
+        if not self._slots.counters.time_of(counters.Of.STARTED_AT):  # fresh: what was there meant other things
+            self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
+        # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
+        wanted = state["wanted"] if settings.workers == state["configured"] else settings.workers
+        self._policy.adopt((Worker.from_state(worker) for worker in state["workers"]), generation, wanted)
+        for worker in state["workers"]:
+            self._watch_over(Child.from_state(worker, pidfds=self._pidfds), StackPipe.of_master(worker["stacks"]))
+        log.info("upgrade: the master is new, %d workers serve on", len(self._children))
+        self._keeper.begin(windows, self._selector, state["monitors"])
+        self._signals.unblock()
+        for child in list(self._children.values()):
+            self._reap(child)  # whose end nobody has seen
+        self._keeper.on_child()
+        self._do(self._policy.on_reload())
 
     # -- birth ---------------------------------------------------------------------------------------------------
 
-    def _spawn(self, spawn: policy.Spawn) -> list[policy.Action]:
+    def _spawn(self, spawn: decisions.Spawn) -> list[decisions.Action]:
         self._slots.clear(spawn.slot)
         pipe = None
         try:
@@ -462,19 +436,24 @@ class Supervisor:
                 pipe.close()
             log.error("worker %d cannot be started: %s", spawn.number, error.strerror)
             return self._policy.on_exit(spawn.worker, ends.EXIT_SOFTWARE)
-        child = _Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, link, pidfd)
-        self._children[spawn.worker] = child
-        self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
-        if child.pidfd >= 0:
-            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
         pipe.be_master()
-        settings = self._setups[spawn.generation].settings
-        self._watchman.add(
-            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
-        )
+        child = Child(spawn.worker, spawn.number, spawn.slot, spawn.generation, pid, link, pidfd)
+        self._watch_over(child, pipe)
         self._slots.counters.add_of_server(counters.Of.STARTS)
         log.info("worker %d started pid=%d generation=%d", child.number, child.pid, child.generation)
         return []
+
+    def _watch_over(self, child: Child, pipe: StackPipe) -> None:
+        """Wait for what a worker says, and for its end."""
+        self._children[child.worker] = child
+        if not child.lost:
+            self._selector.register(child.link, selectors.EVENT_READ, lambda: self._on_channel(child))
+        if child.pidfd >= 0:
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._reap(child))
+        settings = self._setups[child.generation].settings
+        self._watchman.add(
+            child.worker, number=child.number, pid=child.pid, slot=child.slot, settings=settings, pipe=pipe
+        )
 
     def _fork(self, be: Callable[[socket.socket], int]) -> tuple[int, socket.socket, int]:
         """Fork a child that runs ``be``; return its pid, our end of its channel, and its pidfd (-1: there is none).
@@ -493,11 +472,7 @@ class Supervisor:
             raise
         finally:
             theirs.close()
-        pidfd = -1
-        if self._pidfds:
-            with contextlib.suppress(OSError):  # an old kernel, or no descriptor left: SIGCHLD will do
-                pidfd = os.pidfd_open(pid)
-        return pid, ours, pidfd
+        return pid, ours, open_pidfd(pid) if self._pidfds else -1  # without it SIGCHLD will do
 
     def _live(self, be: Callable[[socket.socket], int], masters_end: socket.socket, own_end: socket.socket) -> NoReturn:
         """Be a child, from the fork to the end of the process."""
@@ -514,7 +489,7 @@ class Supervisor:
             _flush()
             os._exit(status)
 
-    def _be_worker(self, spawn: policy.Spawn, own_end: socket.socket, pipe: StackPipe) -> int:
+    def _be_worker(self, spawn: decisions.Spawn, own_end: socket.socket, pipe: StackPipe) -> int:
         setup, failed = self._setups[spawn.generation], self._slots.counters.set_failure
         self._forget_master(setup.listeners)
         titles.worker_title(spawn.number, setup.settings.target.name)
@@ -555,6 +530,8 @@ class Supervisor:
         """
         self._selector.close()
         self._watchman.forget()
+        self._slots.forget_memory()
+        systemd.forget_in_child(os.environ)
         for sibling in self._children.values():
             sibling.link.close()
             if sibling.pidfd >= 0:
@@ -562,12 +539,7 @@ class Supervisor:
         if self._lifeline is not None:
             os.close(self._lifeline)
         self._keeper.forget_in_child()
-        for setup in self._setups.values():
-            for listener in (*setup.listeners, *setup.windows.listeners):
-                if listener in kept:
-                    listener.forget_lock()
-                else:
-                    listener.forget()
+        self._setups.forget_in_child(kept)
 
 
 def _flush() -> None:
@@ -576,19 +548,5 @@ def _flush() -> None:
             stream.flush()
 
 
-def _prepare(settings: Settings) -> privileges.Identity | None:
-    """Check and provide what the system must have for ``settings``; return whom the workers become."""
-    identity = privileges.identity_for(settings.user, settings.group, allow_root=settings.allow_root)
-    descriptors.provide(settings)
-    most = kernels_backlog()
-    if most is not None and settings.backlog > most:
-        log.warning("the kernel cuts the backlog of %d to %d: raise net.core.somaxconn", settings.backlog, most)
-    if identity is None and os.geteuid() == 0:
-        log.info("the filter runs as root: name a user for it (--user), or refuse this (allow_root = false)")
-    for warning in warnings_about(settings):
-        log.warning("%s", warning)
-    return identity
-
-
-def _limits(settings: Settings) -> policy.Limits:
-    return policy.Limits(settings.ready_timeout, settings.drain_stop, settings.drain_reload)
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.ready_timeout, settings.drain_stop, settings.drain_reload)

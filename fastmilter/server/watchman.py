@@ -65,6 +65,10 @@ class Watchman:
         _finish(post)
         post.pipe.close()
 
+    def pipe(self, worker: int) -> StackPipe:
+        """Return the pipe of a worker, for the master that follows."""
+        return self._posts[worker].pipe
+
     def forget(self) -> None:
         """Let go of the pipes of all workers, in a child."""
         for post in self._posts.values():

@@ -34,6 +34,7 @@ cdef class Worker:
     cdef object _door
     cdef object _lobby
     cdef Crowd _crowd
+    cdef object _recycler
     cdef readonly object _channel
     cdef object _reader
     cdef Slots _slots

@@ -51,6 +51,7 @@ from fastmilter.server.pace import (
 )
 from fastmilter.server.peers import open_door
 from fastmilter.server.poller import best_poller, can_accept
+from fastmilter.server.recycle import open_recycler
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.titles import mark_draining
@@ -99,6 +100,7 @@ class Worker:
         self._tcp = {listener.fileno() for listener in listeners if listener.family != socket.AF_UNIX}
         self._door = open_door(settings, slots, slot, listeners)
         self._crowd = Crowd(settings, slots)
+        self._recycler = open_recycler(settings, channel)
         self._channel = channel
         self._reader = master_channel.Reader()
         self._slots = slots
@@ -207,6 +209,8 @@ class Worker:
         if self._lobby is not None:
             self._lobby.on_time(now)
             self._count_again()
+        if self._recycler is not None and self._drain_limits is None:
+            self._recycler.look(now, self._tally.messages())
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
             self._close_silent(now)

@@ -13,7 +13,7 @@ import pytest
 
 from fastmilter import CONTINUE, TEMPFAIL, Filter, Verdict
 from fastmilter.server.deadlines import COMMAND_S, CONTENT_S, POSTFIX_COMMAND_S
-from fastmilter.server.settings import OPTIONS
+from fastmilter.server.options import OPTIONS
 from fastmilter.testing import run
 from tests.examples.support import ROOT, free_port
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from fastmilter.commands import SUBCOMMANDS
-from fastmilter.server.settings import Option
+from fastmilter.server.options import Option
 from tests.process.harness import ROOT
 
 PAGE = ROOT / "contrib" / "man" / "fastmilter.1"

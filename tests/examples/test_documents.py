@@ -18,7 +18,7 @@ from fastmilter.message import Message
 from fastmilter.plan import CALLBACKS
 from fastmilter.replies import VerdictKind
 from fastmilter.server.listen import spelling_for_postfix
-from fastmilter.server.settings import OPTIONS
+from fastmilter.server.options import OPTIONS
 from fastmilter.session import ADMISSIBLE
 
 from .support import ROOT, environment, served

@@ -4,8 +4,9 @@ import re
 from itertools import pairwise
 from typing import Final
 
+from fastmilter.server.options import OPTIONS
 from fastmilter.server.pace import FINAL_GRACE_S
-from fastmilter.server.settings import OPTIONS, load_settings
+from fastmilter.server.settings import load_settings
 from tests.process.harness import ROOT
 
 MANIFEST: Final = (ROOT / "contrib" / "kubernetes" / "deployment.yaml").read_text()

@@ -58,6 +58,18 @@ def program(tmp_path: Path) -> Iterator[Program]:
     print(program.log_file.read_text())
 
 
+def test_an_upgrade_is_passed_on_and_the_server_still_hangs_on_the_program(program: Program) -> None:
+    program.begin()
+    program.send(signal.SIGUSR2)
+    program.wait_log("upgrade: the master is new, 2 workers serve on")
+    program.wait_log("generation 2 serves")
+    program.wait_log(r"options \{'colour': 'red'\}", 4)
+    os.kill(program.pid, signal.SIGKILL)
+    program.finish()
+    program.wait_log("the program that started this server is gone")
+    wait_until(lambda: is_gone(program.master), "the master leaves")
+
+
 def test_a_program_serves_the_class_it_defines(program: Program) -> None:
     program.begin()
     assert title(program.master) == "fastmilter: master [Tagger]"

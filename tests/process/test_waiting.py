@@ -374,7 +374,7 @@ def test_a_worker_with_too_many_stuck_threads_is_replaced(waits: Waits, model: s
     for client in clients:
         assert begin(client) == SLOW
     waits.wait_log(r"2 callbacks are stuck: this worker asks to be replaced")
-    waits.wait_log(r"worker 1 is to be replaced: starting its successor")
+    waits.wait_log(r"worker 1: too many of its callbacks are stuck: starting its successor")
     waits.wait_ready(2)
     (waits.directory / "gate-mail").rename(waits.directory / "gate-other")
     with waits.client() as client:

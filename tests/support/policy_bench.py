@@ -1,16 +1,18 @@
 """A supervision policy on a bench: its clock and its dice are in the hands of the test."""
 
+import json
 import signal
+from collections.abc import Callable
 
-from fastmilter.server.policy import (
+from fastmilter.server.decisions import (
     Action,
-    Limits,
-    Policy,
     PrepareReload,
     Say,
     SendDrain,
     Spawn,
 )
+from fastmilter.server.policy import Policy
+from fastmilter.server.roster import Limits, Worker
 
 STOP = (20.0, 40.0, 60.0)
 RELOAD = (600.0, 900.0, 1200.0)
@@ -68,3 +70,13 @@ def spawns(actions: list[Action]) -> list[Spawn]:
 
 def drained(actions: list[Action]) -> dict[int, tuple[float, float, float]]:
     return {action.worker: action.limits for action in actions if isinstance(action, SendDrain)}
+
+
+def next_master(bench: Bench, clock: Callable[[], float] | None = None) -> Policy:
+    """Return the policy of the next master, after the way of its state through JSON."""
+    before = bench.policy
+    text = json.dumps([record.to_state() for record in before.workers()])
+    after = Policy(1, LIMITS, capacity=64, clock=clock or (lambda: bench.now), dice=lambda: 0.5)
+    workers = [Worker.from_state({**state, "of another version": 1}) for state in json.loads(text)]
+    after.adopt(workers, before.generation, before.wanted)
+    return after

@@ -8,20 +8,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastmilter.server.policy import (
-    DRAIN_GRACE_S,
-    HEALTHY_AFTER_S,
-    KILL_GRACE_S,
+from fastmilter.server.channel import Reason
+from fastmilter.server.decisions import (
     Action,
     CloseListeners,
     Kill,
     Leave,
     PrepareReload,
+    PrepareUpgrade,
     SendDrain,
     SendStopNow,
     Spawn,
 )
-from tests.support.policy_bench import LIMITS, SIGKILL, SIGSEGV, STOP, Bench, spawns
+from fastmilter.server.policy import DRAIN_GRACE_S, HEALTHY_AFTER_S, KILL_GRACE_S
+from tests.support.policy_bench import LIMITS, SIGKILL, SIGSEGV, STOP, Bench, next_master, spawns
 
 # -- the start ------------------------------------------------------------------------------------------------------
 
@@ -288,6 +288,7 @@ class AnyLife(RuleBasedStateMachine):
         self.drained: set[int] = set()
         self.leave: int | None = None
         self.reloads = 0
+        self.trying = False
         self.do(self.bench.policy.start())
 
     def do(self, actions: list[Action]) -> None:
@@ -306,6 +307,8 @@ class AnyLife(RuleBasedStateMachine):
                 case PrepareReload():
                     self.reloads += 1
                     self.do(self.bench.policy.begin_reload(1 + self.reloads % 3, LIMITS))
+                case PrepareUpgrade():
+                    self.trying = True
                 case Leave(status):
                     assert not self.alive
                     self.leave = status
@@ -329,9 +332,24 @@ class AnyLife(RuleBasedStateMachine):
         self.dies(data.draw(st.sampled_from(sorted(self.alive))), status)
 
     @precondition(lambda self: self.leave is None)
-    @rule(order=st.sampled_from(["on_reload", "on_reload", "on_more", "on_fewer"]))
+    @rule(order=st.sampled_from(["on_reload", "on_reload", "on_more", "on_fewer", "on_upgrade"]))
     def is_told(self, order: str) -> None:
         self.do(getattr(self.bench.policy, order)())
+
+    @precondition(lambda self: self.leave is None and self.ready)
+    @rule(data=st.data(), reason=st.sampled_from(Reason))
+    def asks_for_a_successor(self, data: st.DataObject, reason: Reason) -> None:
+        self.do(self.bench.policy.on_retire(data.draw(st.sampled_from(sorted(self.ready))), reason))
+
+    @precondition(lambda self: self.leave is None and self.trying)
+    @rule()
+    def the_new_code_is_found_good(self) -> None:
+        self.trying = False
+        if self.bench.policy.may_be_followed:
+            self.bench.policy = next_master(self.bench)
+            self.do(self.bench.policy.on_reload())
+        else:
+            self.do(self.bench.policy.on_upgrade())
 
     @precondition(lambda self: self.leave is None and len(self.alive) < 30)
     @rule(seconds=st.sampled_from([0.5, 5.0, 61.0, 2000.0]))

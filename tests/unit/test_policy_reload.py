@@ -2,17 +2,17 @@
 
 import logging
 
-from fastmilter.server.policy import (
-    KILL_GRACE_S,
+from fastmilter.server.decisions import (
     CloseListeners,
     EndReload,
     Kill,
     Leave,
-    Limits,
     PrepareReload,
     SendDrain,
     Spawn,
 )
+from fastmilter.server.policy import KILL_GRACE_S
+from fastmilter.server.roster import Limits
 from tests.support.policy_bench import LIMITS, RELOAD, SIGKILL, SIGSEGV, STOP, Bench, drained, spawns
 
 # -- reloading ------------------------------------------------------------------------------------------------------

@@ -9,17 +9,15 @@ import pytest
 from fastmilter.endpoints import parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.load import parse_target
-from fastmilter.server.settings import (
+from fastmilter.server.options import (
     OPTIONS,
-    Settings,
-    UsageError,
-    load_settings,
     parse_duration,
     parse_tiers,
     parse_workers,
     processors,
     render_options,
 )
+from fastmilter.server.settings import Settings, UsageError, load_settings
 
 TARGET = {"target": "tagger:Tagger"}
 
