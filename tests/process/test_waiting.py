@@ -423,8 +423,6 @@ def test_others_are_served_meanwhile(waits: Waits, model: str) -> None:
     waits.close_gate("mail")
     with waits.client() as slow, waits.client() as quick, in_thread(lambda: begin(slow)) as thread:
         waits.wait_note("begun mail")
-        (waits.directory / "gate-mail").rename(waits.directory / "gate-hold")
-        (waits.directory / "gate-mail").touch()
         quick.connect("client.example", "192.0.2.1", 25)
         quick.helo("client.example")
         assert quick.unknown("FOO") == CONTINUE
