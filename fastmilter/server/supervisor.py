@@ -84,7 +84,7 @@ class Supervisor:
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
         self._inherited = upgrade.take_state(os.environ)
-        self._upgrader = upgrade.Upgrader()
+        self._upgrader = upgrade.Upgrader(self._say)
         self._notifier = systemd.Notifier(os.environ)
         self._slots = upgrade.slots_of(self._inherited, CAPACITY)
         self._watchman = Watchman(self._slots)
@@ -400,7 +400,7 @@ class Supervisor:
         _flush()
         with self._signals.blocked():
             self._signals.leave_to_next_program()
-            upgrade.become_new_master(state, lifeline=self._lifeline)
+            self._say(logging.ERROR, upgrade.become_new_master(state, lifeline=self._lifeline))
 
     def _resume(self, state: upgrade.State) -> None:
         """Take over what the former master of this process left; then replace its workers, as in a reload."""

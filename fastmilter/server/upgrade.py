@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from fastmilter.errors import ConfigError
@@ -27,8 +27,6 @@ from fastmilter.server.watchman import Watchman
 
 if TYPE_CHECKING:
     from subprocess import Popen
-
-log = logging.getLogger(__name__)
 
 STATE_VERSION: Final = 1
 
@@ -125,8 +123,9 @@ class Trial:
 class Upgrader:
     """The trial that is under way, if one is."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, say: Callable[[int, str], None]) -> None:
+        """Begin with none; ``say`` logs a line, and shows an error to whoever watches the server."""
+        self._say = say
         self._trial: Trial | None = None
 
     @property
@@ -143,21 +142,21 @@ class Upgrader:
         """Start a trial, unless one is under way."""
         if self._trial is not None:
             return
-        log.info("upgrade: trying the code that is installed now")
+        self._say(logging.INFO, "upgrade: trying the code that is installed now")
         try:
             self._trial = Trial(seconds)
         except OSError as error:
-            log.error("upgrade failed, everything stays: %s cannot be started: %s", sys.executable, error.strerror)
+            self._say(logging.ERROR, _failed(f"{sys.executable} cannot be started: {error.strerror}"))
 
     def has_passed(self) -> bool:
-        """Tell, once, that a trial is over and has passed; if it is over and has failed, log that."""
+        """Tell, once, that a trial is over and has passed; if it is over and has failed, say that."""
         trial = self._trial
         if trial is None or not trial.is_over():
             return False
         self._trial = None
         why = trial.failure()
         if why is not None:
-            log.error("upgrade failed, everything stays: the new code cannot be used: %s", why)
+            self._say(logging.ERROR, _failed(f"the new code cannot be used: {why}"))
         return why is None
 
     def cancel(self) -> None:
@@ -165,6 +164,10 @@ class Upgrader:
         if self._trial is not None:
             self._trial.cancel()
             self._trial = None
+
+
+def _failed(why: str) -> str:
+    return f"upgrade failed, everything stays: {why}"
 
 
 # The state.
@@ -224,8 +227,8 @@ def _descriptors(state: State) -> list[int]:
     return [number for number in numbers if number >= 0]
 
 
-def become_new_master(state: State, *, lifeline: int | None) -> None:
-    """Replace this process; return only if that fails, with everything as it was."""
+def become_new_master(state: State, *, lifeline: int | None) -> str:
+    """Replace this process; return why that failed, with everything as it was."""
     import json
     import tempfile
 
@@ -240,7 +243,7 @@ def become_new_master(state: State, *, lifeline: int | None) -> None:
                 os.set_inheritable(number, True)
             os.execve(sys.executable, command(), os.environ)
         except OSError as error:
-            log.error("upgrade failed, everything stays: %s: %s", sys.executable, error.strerror)
+            return _failed(f"{sys.executable}: {error.strerror}")
         finally:
             os.environ.pop(_STATE, None)
             for number in descriptors:

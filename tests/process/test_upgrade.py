@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from fastmilter.client import Client
 from tests.process.harness import FILTER, ROOT, Server, begin, complete, is_gone, title, wait_until, whole_message
 from tests.process.test_reload import BROKEN, HANGS
+from tests.process.watching import control, metrics, monitors
+
+ACCEPTED = 'fastmilter_messages_total{verdict="continue"}'
 
 
 def upgraded(server: Server, count: int = 1) -> None:
@@ -120,6 +124,44 @@ def test_slots_of_another_meaning_are_left_to_the_old_workers(server: Server) ->
     wait_until(lambda: len(server.workers()) == 1, "the old worker leaves")
     with server.client() as fresh:
         whole_message(fresh)
+    assert server.stop() == 0
+
+
+def test_who_watches_the_server_goes_on_watching(server: Server) -> None:
+    """The same port, the same control socket, the same log file; no number falls back, and one monitor is left."""
+    server.start("--workers=1", "--metrics=127.0.0.1:0", "--control=control")
+    with server.client() as client:
+        whole_message(client)
+    wait_until(lambda: metrics(server)[ACCEPTED] == 1, "the message is counted")
+    (former,) = monitors(server)
+    started = start_in(control(server)["status"])
+    upgraded(server)
+    wait_until(lambda: len(server.workers()) == 1, "the old worker leaves")
+    with server.client() as client:
+        whole_message(client)
+    wait_until(lambda: metrics(server)[ACCEPTED] == 2, "the next one is counted with it")
+    status = control(server)["status"]
+    assert (status["generation"], status["error"]) == (2, None)
+    assert start_in(status) == pytest.approx(started)
+    assert control(server, "scale", workers=2)["ok"]
+    wait_until(lambda: is_gone(former), "the former monitor leaves")
+    alive = [pid for pid in monitors(server) if not is_gone(pid)]
+    wait_until(lambda: [pid for pid in monitors(server) if not is_gone(pid)] == alive[-1:], "one monitor is left")
+    assert server.stop() == 0
+    assert not (server.directory / "control").exists()
+
+
+def start_in(status: dict[str, Any]) -> float:
+    """Return when the server was started, as its status has it."""
+    return float(status["at"] - status["uptime"])
+
+
+def test_why_an_upgrade_failed_is_shown(server: Server) -> None:
+    server.start("--workers=1", "--control=control")
+    server.filter.write_text("import fastmilter\nthis is no Python\n")
+    server.send(signal.SIGUSR2)
+    wait_until(lambda: control(server)["status"]["error"], "the status says why")
+    assert "invalid syntax" in control(server)["status"]["error"]["text"]
     assert server.stop() == 0
 
 

@@ -1,6 +1,7 @@
 """What a master leaves to the one that follows it in the same process."""
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from fastmilter.server.slots import CAPACITY, LAYOUT, Slots
 
 def state_with(**more: object) -> upgrade.State:
     slots = {"layout": "", "memory": -1, "bell": -1}
-    nothing = {"listeners": [], "metrics": None, "control": None, "monitors": [], "workers": []}
+    nothing: dict[str, Any] = {"listeners": [], "metrics": None, "control": None, "monitors": [], "workers": []}
     return {"version": upgrade.STATE_VERSION, "slots": slots, **nothing, **more}
 
 
@@ -99,21 +101,25 @@ def test_slots_go_over_if_they_mean_the_same() -> None:
 
 
 def test_a_program_that_cannot_be_executed_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    said: list[tuple[int, str]] = []
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with socket.create_server(("127.0.0.1", 0)) as sock:
         lifeline, other_end = os.pipe()
-        upgrade.become_new_master(state_with(listeners=[{"socket": sock.fileno(), "lock": -1}]), lifeline=lifeline)
+        state = state_with(listeners=[{"socket": sock.fileno(), "lock": -1}])
+        why = upgrade.become_new_master(state, lifeline=lifeline)
         assert not sock.get_inheritable()
         assert not os.get_inheritable(lifeline)
         os.close(lifeline)
         os.close(other_end)
     assert upgrade._STATE not in os.environ
-    assert "upgrade failed, everything stays: /nonexistent/python: No such file" in caplog.text
-    upgrader = upgrade.Upgrader()
+    assert why == "upgrade failed, everything stays: /nonexistent/python: No such file or directory"
+    upgrader = upgrade.Upgrader(lambda level, text: said.append((level, text)))
     upgrader.begin(1.0)
     assert (upgrader.is_trying, upgrader.has_passed()) == (False, False)
+    assert said[-1][0] == logging.ERROR
+    assert "/nonexistent/python cannot be started" in said[-1][1]
 
 
 def test_a_trial_answers_the_master_that_asks() -> None:
