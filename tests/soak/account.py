@@ -32,7 +32,7 @@ class Moved:
     name: str
     step: Step
     was_late: bool
-    """The message before ran out of time: its callback may still run, and then the next message has to wait."""
+    """A callback of the message before may still run, and then the next one is put off (for a filter that waits)."""
 
 
 class Account:

@@ -16,12 +16,12 @@ from tests.soak.account import Account, Fault
 
 WORKERS: Final = 2
 THREADS: Final = 16
-RECYCLED_AFTER: Final = 200
-"""Messages after which a worker is replaced in a storm; in a calm none is."""
+RECYCLED: Final = r"\(--max-messages\): starting its successor"
 SETTLED_S: Final = 90.0
 """Longest wait for a change to be over: 4 servers share the processors, and the last limit of the drain is below it."""
-_DRAIN: Final = "0.2,10,15"
-"""Sessions that go on are told 421 at once; idle ones, which are held for up to 20 s, are closed at last."""
+_DRAIN: Final = "0.2,5,7"
+"""Sessions that go on are told 421 at once, a message of a slow client has ended before that is told at RCPT, and idle
+connections, which may be held for longer, are closed at last. A reload waits until the one before has drained."""
 _POLL_S: Final = 0.1
 
 _LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+ \w+ [\w.]+: ")
@@ -45,7 +45,7 @@ class SoakedServer(Server):
 
     def begin(self, model: str) -> list[str]:
         """Start it; return its addresses."""
-        self.configure(recycle=False)
+        self.configure(max_messages=None)
         unix = f"unix:{self.directory}/fm.sock"
         self.start(
             f"--workers={WORKERS}",
@@ -61,9 +61,13 @@ class SoakedServer(Server):
         )
         return [self.address(0), self.address(1)]
 
-    def configure(self, *, recycle: bool) -> None:
+    def configure(self, *, max_messages: int | None) -> None:
         """Write what the next reload reads."""
-        self.config.write_text(f"max_messages = {RECYCLED_AFTER}\n" if recycle else "")
+        self.config.write_text("" if max_messages is None else f"max_messages = {max_messages}\n")
+
+    def recycled(self) -> int:
+        """Return how many workers were replaced since they had served their messages."""
+        return len(re.findall(RECYCLED, self.log()))
 
     # -- the log -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from tests.soak.account import Account
 from tests.soak.measuring import Sampler
@@ -56,6 +56,7 @@ class Storm:
             if not waiting:
                 past = time.monotonic() - start
                 if past > seconds and not first:
+                    self._server.wait_for(self._server.recycled, "a worker is recycled")
                     return
                 waiting = [*acts, self._upgrade] if first or past < seconds / 3 else [*acts]
                 self._dice.shuffle(waiting)
@@ -64,11 +65,10 @@ class Storm:
             if time.monotonic() < start + seconds:
                 self._account.over.wait(self._dice.uniform(0, LONGEST_PAUSE_S))
 
-    def renew(self, *, recycle: bool) -> dict[str, Any]:
-        """Have all workers replaced by some that are recycled, or are not; return the status of then."""
-        self._server.configure(recycle=recycle)
+    def renew(self, *, max_messages: int | None) -> None:
+        """Have all workers replaced by some that are recycled after so many messages, or are not."""
+        self._server.configure(max_messages=max_messages)
         self._reload()
-        return self._server.must_status()
 
     def _reload(self) -> None:
         before = self._server.wait_settled("what was before a reload is over")
@@ -130,18 +130,22 @@ class Asker(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(ASK_PAUSE_S):
-            began = time.monotonic()
-            try:
-                status, text = get(self._port, "/metrics")
-            except OSError:
-                self.failed.append(began)
-            else:
-                self._account.saw("asked /metrics")
-                self._look(status, text)
-            if self._server.status() is None:
-                self.failed.append(began)
-            else:
-                self._account.saw("asked for the status")
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask once."""
+        began = time.monotonic()
+        try:
+            status, text = get(self._port, "/metrics")
+        except OSError:
+            self.failed.append(began)
+        else:
+            self._account.saw("asked /metrics")
+            self._look(status, text)
+        if self._server.status() is None:
+            self.failed.append(began)
+        else:
+            self._account.saw("asked for the status")
 
     def _look(self, status: int, text: str) -> None:
         if status != 200:

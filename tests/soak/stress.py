@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -29,6 +28,14 @@ from tests.soak.storm import Asker, Storm
 
 CLIENTS: Final = 16
 MODELS: Final = ("Plain", "Threaded", "Waiting", "Mixed")
+HOLD_S: Final = 20.0
+"""How long connections are idle, at most: longer than a worker drains."""
+SHORT_HOLD_S: Final = 1.0
+"""The same in a run of seconds: each reload waits until the one before has drained."""
+MAX_MESSAGES: Final = 200
+"""Messages after which a worker is replaced in a storm; in a calm none is."""
+SHORT_MAX_MESSAGES: Final = 50
+SHORT_S: Final = 60.0
 STORMY: Final = 1 / 3
 """The share of the storms in the time."""
 LONG_S: Final = 400.0
@@ -52,12 +59,17 @@ class Stress:
         """Run it; raises ``Fault`` for the first thing that is wrong."""
         addresses = self.server.begin(self.model)
         self.server.wait_settled("the start")
+        self.server.wait_for(self._monitor_rests, "the monitor has answered, and closed the connection")
         self._before = usage_of(self.server.pid)
         port = int(self.server.wait_log(r"metrics on http://127\.0\.0\.1:(\d+)/")[-1][1])
         sampler, asker = Sampler(self.server.pid), Asker(self.server, self.account, port)
         storm = Storm(self.server, self.account, sampler, random.Random(self.seed))
         in_time = self.model == "Plain"
-        players = [Player(self.account, place, addresses, self.seed, in_time=in_time) for place in range(CLIENTS)]
+        hold_s = HOLD_S if self.seconds >= SHORT_S else SHORT_HOLD_S
+        players = [
+            Player(self.account, place, addresses, self.seed, in_time=in_time, hold_s=hold_s)
+            for place in range(CLIENTS)
+        ]
         for thread in (sampler, asker, *players):
             thread.start()
         try:
@@ -77,9 +89,9 @@ class Stress:
         for _ in range(rounds):
             share = self.seconds / rounds
             end = time.monotonic() + share
-            storm.renew(recycle=True)
+            storm.renew(max_messages=MAX_MESSAGES if self.seconds >= SHORT_S else SHORT_MAX_MESSAGES)
             storm.rage(share * STORMY)
-            storm.renew(recycle=False)
+            storm.renew(max_messages=None)
             self.server.wait_alone("a calm begins")
             sampler.begin_calm()
             self.account.over.wait(max(0.0, end - time.monotonic()))
@@ -93,24 +105,26 @@ class Stress:
             raise Fault("a client broke down")
         self.server.wait_for(lambda: self.server.must_status()["connections"] == 0, "all connections are closed")
         final = self.server.must_status()
+        asker.ask()
         figures = Figures(sampler.ended, self._before, self._settled_usage())
         status = self.server.stop()
         judge = Judge(self.server, self.account, storm, final)
-        recycled = len(re.findall(r"--max-messages\): starting its successor", self.server.log()))
-        self.report = account_lines(self.account, storm, asker, final, judge.totals(), recycled) + figures.lines()
+        self.report = account_lines(self.account, storm, asker, final, judge.totals(), self.server.recycled())
+        self.report += figures.lines()
         judge.judge(status, asker)
-        if not recycled:
-            raise Fault("no worker was recycled")
         if final["failed_reloads"]:
             raise Fault(f"{final['failed_reloads']} reloads failed")
         if figures.faults():
             raise Fault("; ".join(figures.faults()))
 
     def _settled_usage(self) -> list[Usage]:
-        """Return what the processes have open, when the last connection to the monitor is closed there too."""
-        with contextlib.suppress(Fault):  # who waits in vain finds out what is wrong by the figures
+        """Return what the processes have open, when there is nothing more to close."""
+        with contextlib.suppress(Fault):  # who waits in vain finds out by the figures what is wrong
             self.server.wait_for(lambda: usage_of(self.server.pid)[:2] == self._before[:2], "as few as at the start")
         return usage_of(self.server.pid)
+
+    def _monitor_rests(self) -> bool:
+        return [usage.threads for usage in usage_of(self.server.pid) if usage.role == "monitor"] == [1]
 
 
 def run_one(model: str, seconds: float, seed: int) -> int:
