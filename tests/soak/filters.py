@@ -59,7 +59,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.numbers = dict.fromkeys(("opened", "closed", "begun", "ended", "overlaps"), 0)
+        self.numbers = dict.fromkeys(("made", "opened", "closed", "begun", "ended", "overlaps"), 0)
 
     def add(self, what: str) -> None:
         with self.lock:
@@ -71,10 +71,14 @@ class _Common(Filter[Any]):
     connections = -1
 
     def __init__(self) -> None:
-        self.counts.add("opened")
-        self.busy = False
+        self.counts.add("made")
+        self.busy = self.is_known = False
 
     def enter(self) -> None:
+        # Not in __init__: where that runs out of time, another object takes the place of the one that it makes.
+        if not self.is_known:
+            self.is_known = True
+            self.counts.add("opened")
         if self.busy:
             self.counts.add("overlaps")
         self.busy = True
@@ -99,8 +103,16 @@ class _Common(Filter[Any]):
     def mark(self, number: int) -> None:
         self.message.add_header("X-Mark", str(number))
 
+    def begin(self) -> None:
+        """Count a message when the filter first hears of it."""
+        state = self.message.state
+        if not hasattr(state, "is_known"):
+            state.is_known = True
+            self.counts.add("begun")
+
     def on_message_end(self, verdict: Verdict | None) -> None:
         self.enter()
+        self.begin()  # on_mail is not called if no thread was free in time
         self.counts.add("ended")
         self.leave()
 
@@ -137,7 +149,7 @@ class Plain(_Common):
             self.leave()
 
     def on_mail(self, sender: Any, params: Any) -> Verdict | None:
-        self.counts.add("begun")
+        self.begin()
         return self.act(Step.MAIL)
 
     def on_rcpt(self, recipient: Any, params: Any) -> Verdict | None:
@@ -183,7 +195,7 @@ class Waiting(_Common):
             self.leave()
 
     async def on_mail(self, sender: Any, params: Any) -> Verdict | None:
-        self.counts.add("begun")
+        self.begin()
         return await self.act(Step.MAIL)
 
     async def on_rcpt(self, recipient: Any, params: Any) -> Verdict | None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from tests.soak.account import Account
@@ -57,6 +58,7 @@ class Storm:
                 past = time.monotonic() - start
                 if past > seconds and not first:
                     self._server.wait_for(self._server.recycled, "a worker is recycled")
+                    self._scale_to(WORKERS)
                     return
                 waiting = [*acts, self._upgrade] if first or past < seconds / 3 else [*acts]
                 self._dice.shuffle(waiting)
@@ -92,11 +94,19 @@ class Storm:
         more = before["workers_wanted"] < MOST_WORKERS and (
             before["workers_wanted"] <= WORKERS or self._dice.random() < 0.5
         )
-        wanted = before["workers_wanted"] + (1 if more else -1)
-        self._server.send(signal.SIGTTIN if more else signal.SIGTTOU)
-        self._server.wait_for(lambda: self._server.must_status()["workers_wanted"] == wanted, f"{wanted} workers")
-        self._server.wait_settled(f"{wanted} workers")
+        self._scale_to(before["workers_wanted"] + (1 if more else -1))
         self.done["scaled"] += 1
+
+    def _scale_to(self, wanted: int) -> None:
+        """Have so many workers, by a signal for each that is too few or too many."""
+        while (now := self._server.must_status()["workers_wanted"]) != wanted:
+            after = now + (1 if now < wanted else -1)
+            self._server.send(signal.SIGTTIN if after > now else signal.SIGTTOU)
+            self._server.wait_for(partial(self._is_size, after), f"{after} workers")
+            self._server.wait_settled(f"{after} workers")
+
+    def _is_size(self, wanted: int) -> bool:
+        return bool(self._server.must_status()["workers_wanted"] == wanted)
 
     def _kill(self) -> None:
         workers = self._server.wait_settled("what was before a worker is killed is over")["workers"]
