@@ -30,9 +30,9 @@ class Moved:
     """A connection that was told 421."""
 
     name: str
+    client: str
+    """The client in CONNECT, as the log has it: a callback that was out of time is told there with it."""
     step: Step
-    was_late: bool
-    """A callback of the message before may still run, and then the next one is put off (for a filter that waits)."""
 
 
 class Account:
@@ -45,6 +45,8 @@ class Account:
         self.faults: list[str] = []
         self.broken: list[Broken] = []
         self.moved: list[Moved] = []
+        self.late: set[str] = set()
+        """Clients that were told that a callback was out of time."""
         self.over = threading.Event()
         """Set at the end of the run, or when the first fault is found."""
         self._number = first
@@ -64,10 +66,15 @@ class Account:
             self.seen["broken"] += 1
             self.broken.append(Broken(name, opened, time.monotonic(), was_idle, what))
 
-    def told_421(self, name: str, step: Step, *, was_late: bool) -> None:
+    def told_421(self, moved: Moved) -> None:
         with self._lock:
             self.seen["moved (421)"] += 1
-            self.moved.append(Moved(name, step, was_late))
+            self.moved.append(moved)
+
+    def told_late(self, client: str) -> None:
+        with self._lock:
+            self.seen["out of time"] += 1
+            self.late.add(client)
 
     def next_number(self) -> int:
         """Return a number that nobody else has."""

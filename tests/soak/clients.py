@@ -15,7 +15,7 @@ from fastmilter import CONTINUE, TEMPFAIL, Step, Verdict
 from fastmilter.client import Client, Timeouts
 from fastmilter.codec import AddHeader
 from fastmilter.errors import ConnectionLost, FastmilterError
-from tests.soak.account import Account, Fault
+from tests.soak.account import Account, Fault, Moved
 from tests.soak.filters import SLOW, Act, script_of
 from tests.soak.wire import PATIENCE_S, CutOff, Wire
 
@@ -27,6 +27,7 @@ HANGS_UP: Final = 0.3
 ROLES: Final = ("keeps", "new", "keeps", "slow", "new", "holds", "keeps", "leaves early")
 """What the clients do, by their number; of each two neighbours one uses the unix socket and one TCP."""
 
+_PORT: Final = 25
 _PATIENT: Final = Timeouts(PATIENCE_S, PATIENCE_S, PATIENCE_S, PATIENCE_S)
 
 
@@ -36,10 +37,11 @@ class Session:
     def __init__(self, account: Account, address: str, *, in_time: bool, slow: bool = False) -> None:
         """Connect; ``in_time``: callbacks of this server cannot run out of time."""
         self.account = account
-        self.name = f"c{account.next_number()}.example"
+        number = account.next_number()
+        self.name = f"c{number}.example"
+        self.address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         self.in_time = in_time
         self.is_slow = slow
-        self.was_late = False
         self.was_idle = False
         self.opened = time.monotonic()
         self.wire = Wire(address, pause=account.over.wait if slow else None)
@@ -49,9 +51,13 @@ class Session:
     def greet(self) -> None:
         if not self.client.is_open:
             self.client.open()
-        self.client.connect(self.name, "192.0.2.1", 25)
+        self.client.connect(self.name, self.address, _PORT)
         self.client.helo(self.name)
         self.client.send()  # what no answer is due for would wait for MAIL, and nobody know whose connection this is
+
+    @property
+    def _in_log(self) -> str:
+        return f"{self.address}:{_PORT}"
 
     def hang_up(self) -> None:
         self.account.saw("hung up")
@@ -75,12 +81,8 @@ class Session:
             if verdict is not None and verdict.code == 421:
                 self._moved(number, step)
                 return False
-            if step == Step.MAIL:
-                self.was_late = False  # else it would not have been looked at
             self._check(number, step, act, verdict, marks, kept)
             if step == stop_at:
-                # Nobody waits for these two, so their callbacks may run when the next message comes.
-                self.was_late = self.was_late or (step in (Step.HEADER, Step.BODY) and not self.in_time)
                 return self._give_up(dice)
             if step == Step.END_OF_MESSAGE:
                 self.account.saw("messages")
@@ -117,8 +119,7 @@ class Session:
             self.account.saw(f"answers {verdict.kind}")
             late = verdict == SLOW and not self.in_time and verdict != expected
             if late:
-                self.was_late = True
-                self.account.saw("out of time")
+                self.account.told_late(self._in_log)
             if not late and verdict != expected and verdict not in kept:
                 raise Fault(f"message {number}, {step}: {verdict}, expected {expected}")
         if step in (Step.HEADER, Step.BODY):
@@ -129,7 +130,7 @@ class Session:
     def _moved(self, number: int, step: Step) -> None:
         if step not in (Step.MAIL, Step.RCPT, Step.DATA):
             raise Fault(f"message {number} was told 421 at {step}, past all that could be refused")
-        self.account.told_421(self.name, step, was_late=self.was_late)
+        self.account.told_421(Moved(self.name, self._in_log, step))
 
     def _give_up(self, dice: random.Random) -> bool:
         if dice.random() < HANGS_UP:
@@ -223,7 +224,7 @@ class Player(threading.Thread):
             elif step >= 3:
                 session.client.open()
             if step == 4:
-                session.client.connect(session.name, "192.0.2.1", 25)
+                session.client.connect(session.name, session.address, _PORT)
                 session.client.send()
             elif step >= 5:
                 session.greet()

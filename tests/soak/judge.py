@@ -18,6 +18,7 @@ class Judge:
     def __init__(self, server: SoakedServer, account: Account, storm: Storm, final: dict[str, Any]) -> None:
         """``final`` is the status when the clients had ended, and nothing else had happened since."""
         self._log = server.log()
+        self._late = server.late
         self._account = account
         self._storm = storm
         self._final = final
@@ -81,10 +82,17 @@ class Judge:
         raise Fault(f"{broken.name}, of worker {worker}, which nobody killed then: {broken.what}")
 
     def _judge_moved(self) -> None:
+        """What time explains must be told by the log: that a worker left, or that a callback was out of time.
+
+        Where a callback still runs, though its time is up, the next message of its connection is told 421.
+        """
         serving = {each["pid"] for each in self._final["workers"] if each["state"] == "serving"}
         for moved in self._account.moved:
-            if self._workers.get(moved.name) in serving and not moved.was_late:
+            if self._workers.get(moved.name) in serving and moved.client not in self._late:
                 raise Fault(f"{moved.name} was told 421 at {moved.step} by a worker that did not leave")
+        unexplained = self._account.late - self._late
+        if unexplained:
+            raise Fault(f"{min(unexplained)} was answered as if a callback was out of time, and the log knows of none")
 
     def totals(self) -> Counter[str]:
         """Return what all workers that ended by themselves counted together."""

@@ -72,11 +72,10 @@ class Figures:
             )
         each = self.of_each_worker()
         for track, slope in each:
-            start, end = track.samples[0].resident, track.samples[-1].resident
             found.append(
-                f"    worker {track.pid}: {slope.kb_per_minute:+.1f} KB/min over {slope.longest_s:.0f} s of calm, "
-                f"{start / (1 << 20):.1f} MB at first, {end / (1 << 20):.1f} MB at last"
+                f"    worker {track.pid}: {slope.kb_per_minute:+.1f} KB/min over {slope.longest_s:.0f} s of calm"
             )
+            found.append(f"      MB by the minute: {' '.join(f'{size:.2f}' for size in _by_the_minute(track))}")
         if each:
             found.append(f"    these together: {sum(slope.kb_per_minute for _, slope in each):+.1f} KB/min")
         return found
@@ -86,6 +85,15 @@ class Figures:
             sample.resident / (1 << 20) for track in self._tracks if track.role == role for sample in track.samples
         ]
         return f"{min(sizes):.1f} to {max(sizes):.1f}" if sizes else "-"
+
+
+def _by_the_minute(track: Track) -> list[float]:
+    """Return how large a process was when it was seen first, and each minute later."""
+    start, found = track.samples[0].at, list[float]()
+    for sample in track.samples:
+        if sample.at >= start + 60 * len(found):
+            found.append(sample.resident / (1 << 20))
+    return found
 
 
 def _numbers(usages: list[Usage], place: int) -> str:

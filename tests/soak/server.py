@@ -26,6 +26,7 @@ _POLL_S: Final = 0.1
 
 _LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+ \w+ [\w.]+: ")
 _SCRIPTED: Final = re.compile(r"\.on_\w+ failed|is out of time|the peer broke the protocol")
+_LATE: Final = re.compile(r" is out of time .* client='([^']+)'")
 _ERROR: Final = re.compile(r"[\w.]*(?:Error|Exception)\b")
 
 
@@ -41,6 +42,8 @@ class SoakedServer(Server):
         self._read: dict[int, int] = {}
         self._rests: dict[int, bytes] = {}
         self._kept: list[str] = []
+        self.late: set[str] = set()
+        """Clients for whom a callback was out of time, by the log that was read so far."""
         self._files = itertools.count(1)
 
     def begin(self, model: str) -> list[str]:
