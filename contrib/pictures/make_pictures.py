@@ -8,6 +8,7 @@ that run. A test compares their words and columns with what the commands write t
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import pty
 import re
@@ -134,6 +135,21 @@ def _on_terminal(directory: Path, *words: str, frames: int = 0) -> str:
     return out.decode()
 
 
+def _wait_until_shown(directory: Path) -> None:
+    """Wait until all that the pictures are to show is in the numbers, which workers publish once a second."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        done = subprocess.run(
+            _command("status", "--json", *CONTROL), cwd=directory, env=_surroundings(), capture_output=True, check=False
+        )
+        status = json.loads(done.stdout or "{}")
+        counts = status.get("messages", {})
+        if len(status.get("in_flight", ())) == len(QUEUE_IDS) and counts["continue"] and counts["dropped"]:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the server does not show what was done: {done.stdout.decode()}")
+
+
 def _draw(into: Path, name: str, written: str, *words: str) -> None:
     lines = [line.rstrip() for line in _CONTROLS.sub("", written).rstrip().split("\n")]
     prompt = f"\x1b[2m$\x1b[0m fastmilter {' '.join(words)}"
@@ -161,6 +177,7 @@ def make(into: Path, port: int) -> None:
                 kept[place].open()
                 _greet(kept[place])
                 _message(kept[place], queue_id=QUEUE_IDS[place], to_its_end=False)
+            _wait_until_shown(directory)
             # The second frame of top has rates too.
             top = _on_terminal(directory, "top", *CONTROL, frames=2).split("\x1b[J")[1].partition(_HOME)[2]
             status = _on_terminal(directory, "status", *CONTROL)
