@@ -14,7 +14,7 @@ from tests.process.harness import ROOT, clean_environment
 
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 NAMES = ("status", "top")
-MAKE = "python -m contrib.pictures.make_pictures"
+MAKE = "make pictures"
 
 
 @pytest.fixture(scope="module")
