@@ -14,8 +14,11 @@ from typing import Final, NamedTuple
 import psutil
 
 EVERY_S: Final = 1.0
-WARM_UP_S: Final = 60.0
-"""What a worker gets to grow to its size: caches, threads and their heaps, the largest message yet."""
+WARM_UP_S: Final = 120.0
+"""What a worker gets to grow to its size: caches, threads and their heaps, the largest message yet.
+
+With threads it gains about 1 MB in its first minute, a tenth of that in the second, and then next to nothing.
+"""
 SHORT_WARM_UP_S: Final = 15.0
 """What master and monitor get: there is little that they do for the first time later."""
 

@@ -82,9 +82,9 @@ class SoakedServer(Server):
                 file.seek(self._read.get(number, 0))
                 *lines, rest = (self._rests.get(number, b"") + file.read()).split(b"\n")
                 self._read[number], self._rests[number] = file.tell(), rest
-            self._kept += [
-                f"{line}\n" for line in (each.decode("utf-8", "replace") for each in lines) if _is_kept(line)
-            ]
+            texts = [line.decode("utf-8", "replace") for line in lines]
+            self._kept += [f"{text}\n" for text in texts if _is_kept(text)]
+            self.late.update(late[1] for text in texts if (late := _LATE.search(text)))
         return "".join(self._kept)
 
     def reopen_log(self) -> None:

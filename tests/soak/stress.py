@@ -38,7 +38,7 @@ SHORT_MAX_MESSAGES: Final = 50
 SHORT_S: Final = 60.0
 STORMY: Final = 1 / 3
 """The share of the storms in the time."""
-LONG_S: Final = 400.0
+LONG_S: Final = 1200.0
 """From here on there are two storms and two calms, so that there are workers that came out of a storm."""
 
 
