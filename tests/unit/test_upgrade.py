@@ -21,7 +21,7 @@ from fastmilter.server.slots import CAPACITY, LAYOUT, Slots
 
 def state_with(**more: object) -> upgrade.State:
     slots = {"layout": "", "memory": -1, "bell": -1}
-    nothing = {"listeners": [], "metrics": None, "control": None, "monitors": [], "workers": []}
+    nothing: dict[str, object] = {"listeners": [], "metrics": None, "control": None, "monitors": [], "workers": []}
     return {"version": upgrade.STATE_VERSION, "slots": slots, **nothing, **more}
 
 
