@@ -71,15 +71,24 @@ class Judge:
                 raise Fault(f"worker {pid}: {counts['overlaps']} callbacks ran beside another of their connection")
 
     def _judge_broken(self, broken: Broken) -> None:
+        if self._why(broken) is None:
+            worker = self._workers.get(broken.name)
+            raise Fault(f"{broken.name}, of worker {worker}, which nobody killed then: {broken.what}")
+
+    def _why(self, broken: Broken) -> str | None:
+        """Return why a connection broke, ``None`` if nothing explains it."""
         worker = self._workers.get(broken.name)
         if worker is None:  # broke before its filter knew it: a worker must have been killed in that time
-            if any(broken.opened <= at <= broken.at for at in self._storm.killed.values()):
-                return
-        elif worker in self._storm.killed and self._storm.killed[worker] <= broken.at:
-            return
-        elif broken.was_idle and worker in self._counts:
-            return  # closed by a worker that had drained, as nothing was under way for long
-        raise Fault(f"{broken.name}, of worker {worker}, which nobody killed then: {broken.what}")
+            killed = any(broken.opened <= at <= broken.at for at in self._storm.killed.values())
+            return "killed before CONNECT" if killed else None
+        if worker in self._storm.killed and self._storm.killed[worker] <= broken.at:
+            return "its worker was killed"
+        # Nothing was under way for long, and the worker has drained and left.
+        return "idle at the end of a drain" if broken.was_idle and worker in self._counts else None
+
+    def reasons(self) -> Counter[str]:
+        """Return why connections broke, and how many."""
+        return Counter(self._why(broken) or "not explained" for broken in self._account.broken)
 
     def _judge_moved(self) -> None:
         """What time explains must be told by the log: that a worker left, or that a callback was out of time.

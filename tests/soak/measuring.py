@@ -147,4 +147,5 @@ class Sampler(threading.Thread):
                     resident = process.memory_info().rss
                 except psutil.Error:
                     continue
-                track.samples.append(Sample(time.monotonic(), resident, self._calm > 0))
+                if resident:  # a dead process that is not reaped yet has none
+                    track.samples.append(Sample(time.monotonic(), resident, self._calm > 0))

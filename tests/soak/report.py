@@ -1,10 +1,10 @@
 """What a soak prints at its end, and the bounds of what is measured."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from tests.soak.account import Account
+from tests.soak.judge import Judge
 from tests.soak.measuring import SHORT_WARM_UP_S, WARM_UP_S, Slope, Track, Usage, slope_of
 from tests.soak.server import THREADS
 from tests.soak.storm import Asker, Storm
@@ -110,16 +110,21 @@ def _more_threads(role: str) -> int:
     return 2 * THREADS if role == "worker" else 0
 
 
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {number}" for what, number in numbers.items()) or "none"
+
+
 def account_lines(
-    account: Account, storm: Storm, asker: Asker, final: dict[str, Any], totals: Counter[str], recycled: int
+    account: Account, storm: Storm, asker: Asker, final: dict[str, Any], judge: Judge, recycled: int
 ) -> list[str]:
     """Return what happened, for people."""
     done = {**storm.done, "recycled": recycled, "generations": final["generation"]}
     metric = "fastmilter_connections_accepted_total"
     return [
-        "  clients: " + ", ".join(f"{what} {number}" for what, number in sorted(account.seen.items())),
-        "  server: " + ", ".join(f"{what} {number}" for what, number in done.items()),
+        f"  clients: {_listed(dict(sorted(account.seen.items())))}",
+        f"  server: {_listed(done)}",
         f"  connections: {account.seen['connections']} opened by the clients, {asker.of(metric)} accepted",
-        "  workers that ended by themselves: " + ", ".join(f"{what} {number}" for what, number in totals.items()),
-        f"  monitor: {len(asker.failed)} questions without an answer, all during upgrades",
+        f"  connections that broke: {_listed(judge.reasons())}",
+        f"  workers that ended by themselves: {_listed(judge.totals())}",
+        f"  monitor: {len(asker.failed)} questions without an answer",
     ]

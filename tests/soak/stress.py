@@ -109,7 +109,7 @@ class Stress:
         figures = Figures(sampler.ended, self._before, self._settled_usage())
         status = self.server.stop()
         judge = Judge(self.server, self.account, storm, final)
-        self.report = account_lines(self.account, storm, asker, final, judge.totals(), self.server.recycled())
+        self.report = account_lines(self.account, storm, asker, final, judge, self.server.recycled())
         self.report += figures.lines()
         judge.judge(status, asker)
         if final["failed_reloads"]:
