@@ -29,7 +29,7 @@ SOAK ?= --seconds 60
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo soak test pytest mta milters promtool backends haproxy lint format typing fuzz bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo soak test pytest mta milters promtool backends haproxy lint format typing fuzz pictures bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -98,7 +98,7 @@ typing: $(STAMPS)/checks ## Check the types, and the stubs against the compiled 
 	$(RUN) -m mypy
 	$(RUN) -m mypy.stubtest fastmilter._text fastmilter._call fastmilter._scan fastmilter._codec fastmilter._encode fastmilter._messages fastmilter.server._sockets fastmilter.server._in_work --allowlist tests/typing/stubtest-allowlist.txt --ignore-unused-allowlist
 
-soak: $(STAMPS)/checks ## A minute of filters that wait under aborts, hang-ups and reloads; SOAK="--seconds 600" for longer
+soak: $(STAMPS)/checks ## A minute of all kinds of filters and clients, reloads, upgrades, kills; SOAK="--seconds 600" looks at memory too
 	$(RUN) -m tests.soak.stress $(SOAK)
 
 fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
@@ -107,6 +107,9 @@ fuzz: $(STAMPS)/checks ## Feed the decoders a million mutated packets
 # What cannot be got is left out of the benchmark, and said there too.
 libmilter:
 	@bench/get_libmilter.sh || true
+
+pictures: build ## Make the pictures of status and top in docs/monitoring.md anew
+	$(RUN) -m contrib.pictures.make_pictures
 
 bench: build libmilter ## Measure everything beside libmilter, pymilter and a raw loop; BENCH="--row NAME" for some of it
 	$(RUN) -m bench.run $(BENCH)

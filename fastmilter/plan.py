@@ -306,7 +306,8 @@ def returns_nothing(callback: Any) -> bool:
 def _state_class(cls: type, base: type) -> type:
     """Return the ``S`` of ``class Grey(Filter[S])``, or a plain namespace."""
     state = _generic_argument(cls, base)
-    if state is None or isinstance(state, TypeVar):
+    # Filter[Any] is what a type checker has one write who wants no class of his own.
+    if state is None or state is Any or isinstance(state, TypeVar):
         return SimpleNamespace
     made = typing.get_origin(state) or state  # dict[str, int] makes a dict
     if not isinstance(made, type) or made is UnionType:

@@ -206,9 +206,13 @@ class AsyncWorker(WaitingWorker):
             self._in_work.leave()
 
     async def _in_thread(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
-        """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back."""
+        """Make a call in a thread; when cancelled, wait for it all the same: it runs until it comes back.
+
+        One that has not begun is not made then, unless it is a notice.
+        """
         assert self._threads is not None
         context = contextvars.copy_context()
+        must_run = link.is_notice
 
         def run() -> Any:
             link.thread = threading.get_ident()
@@ -226,7 +230,8 @@ class AsyncWorker(WaitingWorker):
                 await asyncio.wait({waiting})
             except asyncio.CancelledError as error:
                 cancelled = error
-                submitted.cancel()  # unless it has begun
+                if not must_run:
+                    submitted.cancel()  # unless it has begun
         if cancelled is not None:
             raise cancelled
         return submitted.result()

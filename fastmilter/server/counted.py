@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from fastmilter.constants import STEPS
 from fastmilter.conversation import Conversation
 from fastmilter.replies import Verdict, VerdictKind
 from fastmilter.server.counters import MOST_GUARDS, MOST_SHOWN, GuardState, Tally
 
 _CONTINUE = VerdictKind.CONTINUE
+_CALLED: Final = tuple(f"on_{step}" for step in STEPS)
+"""The callbacks of the steps, by number: a filter need not have them all, and the last one called may be older."""
 _STATES: Final = {state.name.lower().replace("_", "-"): state for state in GuardState}
 """As ``fastmilter.guard`` calls them."""
 
@@ -62,7 +65,7 @@ def show_in_flight(tally: Tally, conversations: Iterable[Counted]) -> None:
     in_message = [each for each in conversations if each.message is not None]
     oldest = heapq.nsmallest(MOST_SHOWN, in_message, key=_began) if len(in_message) > MOST_SHOWN else in_message
     for place, conversation in enumerate(oldest):
-        tally.show(place, conversation.queue_id or "", conversation.callback, _began(conversation))
+        tally.show(place, conversation.queue_id or "", _CALLED[conversation.session.step], _began(conversation))
     tally.set_shown(len(oldest), len(in_message))
 
 

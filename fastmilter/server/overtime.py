@@ -171,6 +171,11 @@ class WaitingLink(Link):
         return purpose > _LAST_CHUNK and purpose != _NEGOTIATE
 
     @property
+    def is_notice(self) -> bool:
+        """Whether the call in work must be made, however late: what it tells has happened, and is told once."""
+        return self._purpose >= _NOTICE
+
+    @property
     def is_interruptible(self) -> bool:
         """Whether the call in work may be ended early where its message, or its session, is over."""
         return self._is_for_step() or self._purpose == _NEGOTIATE

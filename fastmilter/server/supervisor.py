@@ -408,6 +408,7 @@ class Supervisor:
         listeners, windows = upgrade.listeners_of(state), upgrade.windows_of(state)
         self._setups.add(generation, Setup(settings, listeners, windows, prepare(settings)))
         reopen_log_file(settings.log_file)
+        self._keeper.starts = self._slots.counters.of_server(counters.Of.MONITOR_STARTS)  # it never goes down
         if not self._slots.counters.time_of(counters.Of.STARTED_AT):  # fresh: what was there meant other things
             self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
         # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.

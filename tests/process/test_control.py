@@ -17,7 +17,7 @@ import pytest
 
 from fastmilter.client import Client
 from tests.commands.support import Done, command, run, run_on_terminal, surroundings
-from tests.process.harness import PATIENCE_S, Server, begin, complete, title, wait_until, whole_message
+from tests.process.harness import FILTER, PATIENCE_S, Server, begin, complete, title, wait_until, whole_message
 from tests.process.watching import control, monitors
 
 CONTROL = "--control=control"
@@ -50,6 +50,18 @@ def test_status_shows_workers_and_what_is_in_flight(server: Server) -> None:
     assert '"generation": 1' in ask(server, "status", "--json").out
     assert "\x1b[" not in ask(server, "status").out
     assert "\x1b[32mserving" in run_on_terminal("status", CONTROL, cwd=server.directory).out
+    assert server.stop() == 0
+
+
+def test_the_step_in_flight_is_that_of_the_message_not_of_the_last_callback(server: Server) -> None:
+    server.filter.write_text(FILTER.replace("def on_mail", "def mail"))  # no callback before the end of the message
+    server.start("--workers=1", CONTROL)
+    with server.client() as client:
+        whole_message(client)
+        client.mail("a@example.org")
+        client.send()
+        wait_until(lambda: control(server)["status"]["in_flight"], "a message in flight")
+        assert [each["step"] for each in control(server)["status"]["in_flight"]] == ["mail"]
     assert server.stop() == 0
 
 

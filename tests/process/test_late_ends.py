@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from fastmilter import CONTINUE, TEMPFAIL, Verdict, reply
+from fastmilter import CONTINUE, TEMPFAIL, Verdict, codec, reply
 from fastmilter.client import Client
 from tests.process.harness import Server, begin, wait_until, whole_message
 
@@ -49,6 +49,19 @@ class BesideAsyncio(Late):
         note("close")
 
 
+class Queued(Late):
+    blocking = True
+    deadline = {"mail": 0.3, "rcpt": 60}
+
+    async def on_mail(self, sender, params):
+        pass
+
+    def on_rcpt(self, recipient, params):
+        note("rcpt")
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+
+
 class Outrun(Late):
     deadline = {"mail": 0.3}
     has_returned = False
@@ -73,9 +86,9 @@ class Closing(Filter):
 """
 
 
-def serve(server: Server, name: str) -> None:
+def serve(server: Server, name: str, *options: str) -> None:
     (server.directory / "late.py").write_text(FILTER)
-    server.start("--workers=1", target=f"late:{name}", listen=[f"unix:{server.directory}/socket"])
+    server.start("--workers=1", *options, target=f"late:{name}", listen=[f"unix:{server.directory}/socket"])
 
 
 def notes(directory: Path) -> list[str]:
@@ -100,6 +113,20 @@ def test_a_thread_beside_asyncio_is_waited_for(server: Server) -> None:
         wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
     wait_until(lambda: "close" in notes(server.directory), "on_close")
     assert notes(server.directory) == ["rcpt", "back", "message_end", "close"]
+
+
+def test_the_end_of_a_message_that_waits_for_a_thread_is_told_all_the_same(server: Server) -> None:
+    """A callback that has not begun when its time is up is never run; one that must be called is no such one."""
+    serve(server, "Queued", "--threads=1")
+    with Client(server.address()) as first, Client(server.address()) as second:
+        begin(first)
+        begin(second)
+        first.send(codec.RcptTo(b"<b@example.net>"))
+        wait_until(lambda: notes(server.directory) == ["rcpt"], "the only thread is taken")
+        second.abort()
+        assert code(second.mail("a@example.org")) == 421, "the end of its first message is still to be told"
+        (server.directory / "go").touch()
+        wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
 
 
 def test_a_callback_may_come_back_while_on_timeout_is_asked(server: Server) -> None:

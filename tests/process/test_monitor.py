@@ -387,6 +387,18 @@ def test_the_monitor_is_a_process_of_its_own_with_nothing_of_the_filter(server: 
     wait_until(lambda: not title(pid), "it leaves with the master")
 
 
+def test_the_starts_of_monitors_are_counted_on_in_an_upgrade(server: Server) -> None:
+    server.start("--workers=1", *WATCHED)
+    server.send(signal.SIGHUP)
+    wait_until(lambda: len(monitors(server)) == 2, "a monitor of the new generation")
+    server.wait_log("generation=1 status=0")  # an upgrade waits until the older workers are gone
+    server.send(signal.SIGUSR2)
+    server.wait_log("generation 3 serves")
+    wait_until(lambda: len(monitors(server)) == 4, "one for the new master, one for its generation")
+    wait_until(lambda: metrics(server)["fastmilter_monitor_starts_total"] == 4, "all of them count")
+    assert server.stop() == 0
+
+
 def test_a_killed_monitor_is_replaced_and_nobody_else_notices(server: Server) -> None:
     server.start("--workers=2", *WATCHED)
     workers = set(server.workers())

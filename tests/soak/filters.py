@@ -1,6 +1,8 @@
 """Filters whose every callback may be slow, wrong or late, as the message that it looks at says.
 
-What a message brings is worked out from its number, by the filter and by the client alike (``script_of``).
+What a message brings is worked out from its number, by the filter and by the client alike (``script_of``). In the
+directory that the server runs in each worker leaves word of what it had: the connections that came to it, as they come
+(a worker may be killed), and at its end what it counted.
 """
 
 import asyncio
@@ -13,7 +15,13 @@ from typing import Any, Final
 
 from fastmilter import Filter, Step, Verdict, reply
 
+CONNECTIONS: Final = "connections"
+"""A directory with a file for each worker, by its number: the names of the clients that connected to it."""
+COUNTS: Final = "counts"
+"""A file with a line for each worker that ended by itself."""
 DEADLINE_S: Final = 0.4
+LOOP_S: Final = 0.001
+"""The longest that a callback in the loop takes: all other connections of the worker wait for it."""
 SLOW: Final = reply(451, "4.3.2", "slow today")
 REFUSED: Final = reply(550, "5.7.1", "as scripted")
 _STEPS: Final = (Step.MAIL, Step.RCPT, Step.DATA, Step.HEADER, Step.BODY, Step.END_OF_MESSAGE)
@@ -51,7 +59,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.numbers = dict.fromkeys(("opened", "closed", "begun", "ended", "overlaps"), 0)
+        self.numbers = dict.fromkeys(("made", "opened", "closed", "begun", "ended", "overlaps"), 0)
 
     def add(self, what: str) -> None:
         with self.lock:
@@ -59,21 +67,29 @@ class _Counts:
 
 
 class _Common(Filter[Any]):
-    deadline = DEADLINE_S
-    timeout_verdict = SLOW
     counts = _Counts()
+    connections = -1
 
     def __init__(self) -> None:
-        self.counts.add("opened")
-        self.busy = False
+        self.counts.add("made")
+        self.busy = self.is_known = False
 
     def enter(self) -> None:
+        # Not in __init__: where that runs out of time, another object takes the place of the one that it makes.
+        if not self.is_known:
+            self.is_known = True
+            self.counts.add("opened")
         if self.busy:
             self.counts.add("overlaps")
         self.busy = True
 
     def leave(self) -> None:
         self.busy = False
+
+    def on_connect(self, hostname: str, address: Any) -> None:
+        self.enter()
+        os.write(self.connections, f"{hostname}\n".encode())  # whole, and there even if the next thing is SIGKILL
+        self.leave()
 
     @property
     def number(self) -> int:
@@ -87,8 +103,16 @@ class _Common(Filter[Any]):
     def mark(self, number: int) -> None:
         self.message.add_header("X-Mark", str(number))
 
+    def begin(self) -> None:
+        """Count a message when the filter first hears of it."""
+        state = self.message.state
+        if not hasattr(state, "is_known"):
+            state.is_known = True
+            self.counts.add("begun")
+
     def on_message_end(self, verdict: Verdict | None) -> None:
         self.enter()
+        self.begin()  # on_mail is not called if no thread was free in time
         self.counts.add("ended")
         self.leave()
 
@@ -98,29 +122,34 @@ class _Common(Filter[Any]):
         self.leave()
 
     @classmethod
+    def worker_started(cls, options: Any) -> None:
+        os.makedirs(CONNECTIONS, exist_ok=True)
+        cls.connections = os.open(f"{CONNECTIONS}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+
+    @classmethod
     def worker_stopped(cls) -> None:
-        with open("counts", "a") as counts:  # small enough to be written whole
+        with open(COUNTS, "a") as counts:  # small enough to be written whole
             counts.write(
                 " ".join(f"{name}={number}" for name, number in cls.counts.numbers.items()) + f" pid={os.getpid()}\n"
             )
 
 
-class Threaded(_Common):
-    """In threads."""
+class Plain(_Common):
+    """In the loop of the worker, where nothing can run out of time."""
 
-    blocking = True
+    longest = LOOP_S
 
     def act(self, step: Step) -> Verdict | None:
         self.enter()
         try:
             act = script_of(self.number)[step]
-            time.sleep(act.delay)
+            time.sleep(min(act.delay, self.longest))
             return self.finish(act, step)
         finally:
             self.leave()
 
     def on_mail(self, sender: Any, params: Any) -> Verdict | None:
-        self.counts.add("begun")
+        self.begin()
         return self.act(Step.MAIL)
 
     def on_rcpt(self, recipient: Any, params: Any) -> Verdict | None:
@@ -141,8 +170,20 @@ class Threaded(_Common):
         return self.act(Step.END_OF_MESSAGE)
 
 
+class Threaded(Plain):
+    """In threads."""
+
+    blocking = True
+    longest = 3 * DEADLINE_S
+    deadline = DEADLINE_S
+    timeout_verdict = SLOW
+
+
 class Waiting(_Common):
     """On asyncio."""
+
+    deadline = DEADLINE_S
+    timeout_verdict = SLOW
 
     async def act(self, step: Step) -> Verdict | None:
         self.enter()
@@ -154,7 +195,7 @@ class Waiting(_Common):
             self.leave()
 
     async def on_mail(self, sender: Any, params: Any) -> Verdict | None:
-        self.counts.add("begun")
+        self.begin()
         return await self.act(Step.MAIL)
 
     async def on_rcpt(self, recipient: Any, params: Any) -> Verdict | None:

@@ -1,36 +1,45 @@
-"""A server of filters that wait, under clients that abort and hang up, while it is reloaded and scaled.
+"""Servers with everything on, under clients of all kinds, while all is done to them that can be done.
 
-``python -m tests.soak.stress --seconds 60``: every answer is compared with what the message's script says, or is one
-that time explains (out of time, or 421 since the worker leaves); the client's own state machine refuses an answer too
-many.
+``python -m tests.soak.stress --seconds 60``: the four kinds of filters side by side, each with a server and clients of
+its own. Storms, in which the server is changed all the time, take turns with calms, in which there is load alone: in
+those it shows whether memory grows. Ends with 1 if anything is not explained, or grows.
 """
 
 import argparse
-import itertools
+import contextlib
+import os
 import random
-import re
 import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from fastmilter import CONTINUE, TEMPFAIL, Step, Verdict
-from fastmilter.client import Client
-from fastmilter.codec import AddHeader
-from fastmilter.errors import ConnectionLost
-from tests.process.harness import Server
-from tests.soak.filters import SLOW, script_of
+from tests.soak.account import Account, Fault
+from tests.soak.clients import Player
+from tests.soak.judge import Judge
+from tests.soak.measuring import Sampler, Usage, usage_of
+from tests.soak.report import Figures, account_lines
+from tests.soak.server import SoakedServer
+from tests.soak.storm import Asker, Storm
 
-CLIENTS: Final = 24
-MODELS: Final = ("Threaded", "Waiting", "Mixed")
-
-
-class Fault(AssertionError):
-    """An answer that nothing explains."""
+CLIENTS: Final = 16
+MODELS: Final = ("Plain", "Threaded", "Waiting", "Mixed")
+HOLD_S: Final = 20.0
+"""How long connections are idle, at most: longer than a worker drains."""
+SHORT_HOLD_S: Final = 1.0
+"""The same in a run of seconds: each reload waits until the one before has drained."""
+MAX_MESSAGES: Final = 200
+"""Messages after which a worker is replaced in a storm; in a calm none is."""
+SHORT_MAX_MESSAGES: Final = 50
+SHORT_S: Final = 60.0
+STORMY: Final = 1 / 3
+"""The share of the storms in the time."""
+LONG_S: Final = 1200.0
+"""From here on there are two storms and two calms, so that there are workers that came out of a storm."""
 
 
 class Stress:
@@ -38,159 +47,133 @@ class Stress:
 
     def __init__(self, directory: Path, model: str, seconds: float, seed: int) -> None:
         """Prepare a run; ``seed`` says what the clients do."""
-        self.server = Server(directory)
+        self.account = Account(seed * 1_000_000)
+        self.server = SoakedServer(directory, self.account)
         self.model = model
         self.seconds = seconds
-        self.dice = random.Random(seed)
-        self.numbers = itertools.count(seed * 1_000_000)
-        self.seen: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self.over = threading.Event()
-        self._lock = threading.Lock()
+        self.seed = seed
+        self.report: list[str] = []
+        self._before: list[Usage] = []
 
     def run(self) -> None:
         """Run it; raises ``Fault`` for the first thing that is wrong."""
-        options = ("--workers=2", "--threads=16", "--drain-reload=1,2,3", "--drain-stop=3,4,5")
-        target = f"tests.soak.filters:{self.model}"
-        unix = f"unix:{self.server.directory}/fm.sock"
-        self.server.start(*options, target=target, listen=[unix, "inet:0@127.0.0.1"])
-        clients = [threading.Thread(target=self._client, args=(number,)) for number in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        end = time.monotonic() + self.seconds
-        orders = itertools.cycle([signal.SIGHUP, signal.SIGTTIN, signal.SIGHUP, signal.SIGTTOU])
-        while not self.over.wait(min(1.5, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
-            self.server.send(next(orders))
-        self.over.set()
-        for client in clients:
-            client.join()
+        addresses = self.server.begin(self.model)
+        self.server.wait_settled("the start")
+        self.server.wait_for(self._monitor_rests, "the monitor has answered, and closed the connection")
+        self._before = usage_of(self.server.pid)
+        port = int(self.server.wait_log(r"metrics on http://127\.0\.0\.1:(\d+)/")[-1][1])
+        sampler, asker = Sampler(self.server.pid), Asker(self.server, self.account, port)
+        storm = Storm(self.server, self.account, sampler, random.Random(self.seed))
+        in_time = self.model == "Plain"
+        hold_s = HOLD_S if self.seconds >= SHORT_S else SHORT_HOLD_S
+        players = [
+            Player(self.account, place, addresses, self.seed, in_time=in_time, hold_s=hold_s)
+            for place in range(CLIENTS)
+        ]
+        for thread in (sampler, asker, *players):
+            thread.start()
+        try:
+            self._phases(storm, sampler)
+        finally:
+            self.account.over.set()
+            for player in players:
+                player.join()
+            asker.over.set()
+            sampler.over.set()
+            asker.join()
+            sampler.join()
+        self._end(storm, sampler, asker, players)
+
+    def _phases(self, storm: Storm, sampler: Sampler) -> None:
+        rounds = 2 if self.seconds >= LONG_S else 1
+        for _ in range(rounds):
+            share = self.seconds / rounds
+            end = time.monotonic() + share
+            storm.renew(max_messages=MAX_MESSAGES if self.seconds >= SHORT_S else SHORT_MAX_MESSAGES)
+            storm.rage(share * STORMY)
+            storm.renew(max_messages=None)
+            self.server.wait_alone("a calm begins")
+            sampler.begin_calm()
+            self.account.over.wait(max(0.0, end - time.monotonic()))
+            sampler.end_calm()
+
+    def _end(self, storm: Storm, sampler: Sampler, asker: Asker, players: Sequence[Player]) -> None:
+        """See how the server is when the clients are gone, stop it, and judge."""
+        if self.account.faults:
+            raise Fault(self.account.faults[0])
+        if not all(player.ended_well for player in players):
+            raise Fault("a client broke down")
+        self.server.wait_for(lambda: self.server.must_status()["connections"] == 0, "all connections are closed")
+        final = self.server.must_status()
+        asker.ask()
+        figures = Figures(sampler.ended, self._before, self._settled_usage())
         status = self.server.stop()
-        self._judge(status)
+        judge = Judge(self.server, self.account, storm, final)
+        self.report = account_lines(self.account, storm, asker, final, judge, self.server.recycled())
+        self.report += figures.lines()
+        judge.judge(status, asker)
+        if final["failed_reloads"]:
+            raise Fault(f"{final['failed_reloads']} reloads failed")
+        if figures.faults():
+            raise Fault("; ".join(figures.faults()))
 
-    # -- clients -------------------------------------------------------------------------------------------------
+    def _settled_usage(self) -> list[Usage]:
+        """Return what the processes have open, when there is nothing more to close."""
+        with contextlib.suppress(Fault):  # who waits in vain finds out by the figures what is wrong
+            self.server.wait_for(lambda: usage_of(self.server.pid)[:2] == self._before[:2], "as few as at the start")
+        return usage_of(self.server.pid)
 
-    def _client(self, place: int) -> None:
-        dice = random.Random(self.dice.random())
-        while not self.over.is_set():
-            try:
-                self._session(dice, place % 2)
-            except ConnectionLost:
-                self._saw("closed")  # a worker that leaves closes what is idle at last
-            except Fault as fault:
-                self.faults.append(str(fault))
-                self.over.set()
+    def _monitor_rests(self) -> bool:
+        return [usage.threads for usage in usage_of(self.server.pid) if usage.role == "monitor"] == [1]
 
-    def _session(self, dice: random.Random, place: int) -> None:
-        client = self.server.client(place)
-        with client:
-            client.connect("client.example", "192.0.2.1", 25)
-            client.helo("client.example")
-            for _ in range(dice.randint(1, 6)):
-                if self.over.is_set() or not self._message(client, dice):
-                    return
 
-    def _message(self, client: Client, dice: random.Random) -> bool:
-        """Play one message; tell whether the session goes on."""
-        with self._lock:
-            number = next(self.numbers)
-        script = script_of(number)
-        stop_at = dice.choice([*Step, None, None, None, None, None, None])
-        hangs_up = dice.random() < 0.3
-        refused: list[Verdict] = []
-        for step, act in script.items():
-            verdict, marks = self._step(client, step, number)
-            self._saw("none" if verdict is None else str(verdict.kind))
-            if verdict is not None and verdict.code == 421:
-                self._saw("moved")
-                return False
-            expected = [act.verdict or CONTINUE] if not act.raises else [TEMPFAIL]
-            if verdict is not None and verdict not in (*expected, SLOW, *refused):
-                raise Fault(f"message {number}, {step}: {verdict}, expected {expected[0]} or {SLOW}")
-            if step == Step.END_OF_MESSAGE:
-                if verdict == CONTINUE and marks != [number]:
-                    raise Fault(f"message {number} came back with the marks {marks}")
-                if verdict != CONTINUE and marks:
-                    raise Fault(f"message {number} was refused with edits: {marks}")
-                return True
-            if step in (Step.HEADER, Step.BODY):
-                refused += [verdict for verdict in expected if verdict != CONTINUE]  # kept for the end
-            elif verdict is not None and verdict != CONTINUE:
-                client.abort()
-                return True
-            if step == stop_at:
-                self._saw("hung up" if hangs_up else "aborted")
-                if hangs_up:
-                    return False
-                client.abort()
-                return True
-        return True
+def run_one(model: str, seconds: float, seed: int) -> int:
+    """Run one model in this process, and print its report; return the exit status."""
+    with tempfile.TemporaryDirectory() as directory:
+        stress = Stress(Path(directory), model, seconds, seed)
+        fault: Fault | None = None
+        try:
+            stress.run()
+        except Fault as found:
+            fault = found
+        finally:
+            stress.server.kill_all()
+        if fault is not None:
+            print(stress.server.log()[-20000:])
+        print(f"{model}: {'as it should be' if fault is None else f'FAULT: {fault}'} (seed {seed})")
+        print("\n".join(stress.report), flush=True)
+    return 0 if fault is None else 1
 
-    def _step(self, client: Client, step: Step, number: int) -> tuple[Verdict | None, list[int]]:
-        match step:
-            case Step.MAIL:
-                return client.mail(f"{number}@example.org"), []
-            case Step.RCPT:
-                return client.rcpt("b@example.net"), []
-            case Step.DATA:
-                return client.data(), []
-            case Step.HEADER:
-                client.header("From", f"{number}@example.org")
-                return client.header("Subject", "stress"), []
-            case Step.BODY:
-                client.end_of_headers()
-                return client.body(b"x" * 5000), []
-            case _:
-                verdict, changes = client.end_of_message()
-                return verdict, [int(change.value) for change in changes if isinstance(change, AddHeader)]
 
-    def _saw(self, what: str) -> None:
-        with self._lock:
-            self.seen[what] += 1
-
-    # -- judgement -----------------------------------------------------------------------------------------------
-
-    def _judge(self, status: int) -> None:
-        if self.faults:
-            raise Fault(self.faults[0])
-        log = self.server.log()
-        if status != 0:
-            raise Fault(f"the server ended with status {status}")
-        wrong = re.findall(r".*(?:internal error|are left without|asyncio: ).*", log)
-        wrong += [line for line in re.findall(r"\n\w*Error: .*", log) if "as scripted" not in line]
-        if wrong:
-            raise Fault(wrong[0].strip())
-        total: Counter[str] = Counter()
-        for name, number in re.findall(r"(\w+)=(\d+)", (self.server.directory / "counts").read_text()):
-            total[name] += int(number)
-        if total["overlaps"]:
-            raise Fault(f"{total['overlaps']} callbacks ran beside another of their connection")
-        if total["opened"] != total["closed"] or total["begun"] != total["ended"]:
-            raise Fault(f"not everything that began has ended: {dict(total)}")
-        if not all(self.seen[what] for what in ("continue", "reply", "tempfail", "aborted", "hung up")):
-            raise Fault(f"too little happened: {dict(self.seen)}")
+def run_side_by_side(models: Sequence[str], seconds: float, seed: int) -> int:
+    """Run models side by side, each in a process of its own; return the worst exit status."""
+    options: list[Any] = ["--seconds", seconds, "--seed", seed]
+    commands = [[sys.executable, "-m", "tests.soak.stress", *map(str, options), "--model", model] for model in models]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    worst = 0
+    for process in processes:
+        out, _ = process.communicate()
+        print(out, end="", flush=True)
+        worst = max(worst, abs(process.returncode))
+    return worst
 
 
 def main() -> int:
-    """Run all models, each for its share of the time."""
+    """Run the models that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--model", choices=MODELS, action="append")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and the servers would inherit that
     models = arguments.model or MODELS
-    for model in models:
-        with tempfile.TemporaryDirectory() as directory:
-            stress = Stress(Path(directory), model, arguments.seconds / len(models), arguments.seed)
-            try:
-                stress.run()
-            except Fault as fault:
-                print(stress.server.log()[-20000:])
-                print(f"{model}: {fault} (seed {arguments.seed})")
-                return 1
-            finally:
-                stress.server.kill_all()
-            print(f"{model}: {dict(stress.seen)}")
-    return 0
+    if len(models) == 1:
+        return run_one(models[0], arguments.seconds, arguments.seed)
+    began = time.monotonic()
+    status = run_side_by_side(models, arguments.seconds, arguments.seed)
+    load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    print(f"{time.monotonic() - began:.0f} s on {os.cpu_count()} processors, load at the end {load}")
+    return status
 
 
 if __name__ == "__main__":

@@ -184,11 +184,13 @@ def test_state_classes() -> None:
 
     class Alias(Filter[dict[str, int]]): ...
 
+    class Anything(Filter[Any]): ...
+
     class Mixin: ...
 
     class Mixed(Mixin, Own): ...
 
-    classes = (Plain, Own, Further, Resolved, Unresolved, Alias, Mixed)
+    classes = (Plain, Own, Further, Resolved, Unresolved, Alias, Anything, Mixed)
     assert [plan_of(cls).state_class for cls in classes] == [
         SimpleNamespace,
         Score,
@@ -196,6 +198,7 @@ def test_state_classes() -> None:
         Score,
         SimpleNamespace,
         dict,
+        SimpleNamespace,
         Score,
     ]
 
