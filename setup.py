@@ -51,7 +51,7 @@ def extension(name: str, suffix: str) -> Extension:
     return Extension(
         f"fastmilter.{name}",
         [f"fastmilter/{name.replace('.', '/')}.{suffix}"],
-        extra_compile_args=["-Wall", "-Wextra", "-Wno-array-bounds", "-O0" if DEBUG else "-O2", *SANITIZE],
+        extra_compile_args=["-Wall", "-Wextra", "-Wno-array-bounds", "-fno-plt", "-O0" if DEBUG else "-O2", *SANITIZE],
         extra_link_args=SANITIZE,
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
     )
