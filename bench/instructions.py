@@ -70,7 +70,8 @@ def count(filter_name: str, per_connection: int, messages: int, folder: Path) ->
         "bench.instructions",
     ]
     command += ["--serve", f"{FILTERS}:{filter_name}", str(path), *played]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * LOAD_S, check=False)
+    same = {**os.environ, "PYTHONHASHSEED": "0"}  # else dictionaries collide otherwise in each run
+    done = subprocess.run(command, cwd=ROOT, env=same, capture_output=True, text=True, timeout=2 * LOAD_S, check=False)
     if done.returncode != 0:
         raise BenchFailed(f"the worker under callgrind failed:\n{done.stderr[-2000:]}")
     return by_function(out)

@@ -21,6 +21,8 @@ from bench.servers import Contestant, Cores, Server, negotiate, raise_file_limit
 
 CONNECTIONS = 10_000
 QUICK_CONNECTIONS = 2_000
+MORE_CONNECTIONS = 10
+"""Room for those that warm the server up and ask whether the others were served."""
 BESIDE = (("threads", "a thread each"), ("debian", "pool"))
 
 
@@ -42,7 +44,8 @@ STATES = (
 
 def bytes_per_connection(kind: str, state: State, connections: int, cores: Cores) -> float:
     """Return the growth of a fresh server, for each of ``connections`` that are held in ``state``."""
-    with Server(Contestant(kind, TYPICAL, "unix"), cores.server) as server:
+    room = ("--max-connections-per-worker", str(connections + MORE_CONNECTIONS)) if kind == "fastmilter" else ()
+    with Server(Contestant(kind, TYPICAL, "unix", room), cores.server) as server:
         # What is loaded and cached at the first message is the process's.
         with Load(Traffic(connections=1, warmup=0, messages=3), server.address, cores.load) as load:
             load.report()

@@ -21,7 +21,7 @@ cdef class Body:
 cdef class Connect:
     cdef readonly bytes hostname
     cdef readonly bytes family
-    cdef readonly object port
+    cdef readonly long long port
     cdef readonly bytes address
 
 

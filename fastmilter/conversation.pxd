@@ -27,8 +27,8 @@ cdef class Conversation(Binding):
     cdef int _purpose
     cdef int _steps
     cdef int _asked
-    cdef tuple _arguments
     cdef int _interrupted
+    cdef tuple _arguments
     cdef Py_ssize_t _mark
     cdef readonly str callback
     cdef object _held

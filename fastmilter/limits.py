@@ -14,46 +14,54 @@ TOO_MANY_RECIPIENTS: Final = reply(452, "4.5.3", "Too many recipients")
 HEADER_TOO_LARGE: Final = reply(552, "5.3.4", "Message header too large")
 
 
+class Limits:
+    """How many recipients and header fields, and bytes of those, a message may have; all connections share one."""
+
+    def __init__(
+        self,
+        recipients: int = MAX_RECIPIENTS,
+        fields: int = MAX_HEADER_FIELDS,
+        field_bytes: int = MAX_HEADER_BYTES,
+    ) -> None:
+        """Take the numbers."""
+        self.recipients, self.fields, self.field_bytes = recipients, fields, field_bytes
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
 class Extent:
-    """What came of the message in work, and the most that may come."""
+    """What came of a message; made with it and gone with it, since most connections have none."""
 
-    def __init__(self) -> None:
-        """Begin with the limits that hold unless told otherwise."""
-        self.recipients = self.fields = self.field_bytes = 0
-        self.set_limits(MAX_RECIPIENTS, MAX_HEADER_FIELDS, MAX_HEADER_BYTES)
-
-    def set_limits(self, recipients: int, fields: int, field_bytes: int) -> None:
-        """Say how many recipients and header fields, and bytes of them, a message may have."""
-        self.most_recipients, self.most_fields, self.most_field_bytes = recipients, fields, field_bytes
-
-    def begin(self) -> None:
-        """Begin a message."""
+    def __init__(self, limits: Limits) -> None:
+        """Begin a message that may have what ``limits`` allow."""
+        self._limits = limits
         self.recipients = self.fields = self.field_bytes = 0
 
     def recipient_is_beyond(self) -> bool:
         """Count a recipient; tell whether it is one too many."""
         self.recipients += 1
-        return self.recipients > self.most_recipients
+        return self.recipients > self._limits.recipients
 
     def field_is_beyond(self, size: int) -> bool:
         """Count a header field whose name and value have ``size`` bytes together; tell whether that is too much."""
         self.fields += 1
         self.field_bytes += size
-        return self.fields > self.most_fields or self.field_bytes > self.most_field_bytes
+        return self.fields > self._limits.fields or self.field_bytes > self._limits.field_bytes
 
     def beyond_recipients(self) -> BeyondLimit | None:
         """Return the event of the first recipient too many; ``None`` for those after it."""
-        if self.recipients != self.most_recipients + 1:
+        if self.recipients != self._limits.recipients + 1:
             return None
         return BeyondLimit(
-            Step.RCPT, f"the message has more than {self.most_recipients} recipients (--max-recipients): 452 4.5.3"
+            Step.RCPT, f"the message has more than {self._limits.recipients} recipients (--max-recipients): 452 4.5.3"
         )
 
     def beyond_fields(self) -> BeyondLimit:
         """Return the event of a header that is too large."""
         text = (
-            f"the header has more than {self.most_fields} fields (--max-header-fields)"
-            if self.fields > self.most_fields
-            else f"the header has more than {self.most_field_bytes} bytes (--max-header-bytes)"
+            f"the header has more than {self._limits.fields} fields (--max-header-fields)"
+            if self.fields > self._limits.fields
+            else f"the header has more than {self._limits.field_bytes} bytes (--max-header-bytes)"
         )
         return BeyondLimit(Step.HEADER, f"{text}: the message gets 552 5.3.4")

@@ -5,13 +5,15 @@ from fastmilter._text cimport to_bytes, to_text
 
 cimport cython
 
-cdef int _MAIL
+cdef int _MAIL, _RCPT
 cdef dict _STAGES
 
 @cython.locals(changed=list, stage=Py_ssize_t)
 cpdef object stored(object stages, MacroSet macros)
-@cython.locals(kept=list, stage=Py_ssize_t)
 cpdef object cleared(object stages, int first)
+cpdef object for_message(object stages)
+@cython.locals(kept=list, stage=Py_ssize_t)
+cdef list _without(object stages, int first)
 @cython.locals(stage=Py_ssize_t)
 cpdef object clear(object stages, int first)
 @cython.locals(stage=Py_ssize_t, macros=MacroSet, value=bytes)

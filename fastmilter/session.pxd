@@ -2,8 +2,11 @@
 
 from fastmilter._codec cimport CommandDecoder
 from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
-from fastmilter.limits cimport Extent
-from fastmilter.macros cimport clear, cleared, stored
+from fastmilter.limits cimport Extent, Limits
+from fastmilter.macros cimport clear, cleared, for_message, stored
+
+cimport cython
+
 
 cdef int CONNECT, HELO, MAIL, RCPT, DATA, HEADER, END_OF_HEADERS, BODY, END_OF_MESSAGE, UNKNOWN
 cdef int _HELO_STAGE, _MAIL_STAGE, _RCPT_STAGE, _DATA_STAGE
@@ -20,21 +23,21 @@ cdef class Session:
     cdef readonly list out
     cdef public object tail
     cdef readonly object error
-    cdef readonly int step
-    cdef readonly bint in_message
     cdef readonly object over
     cdef public object kept
     cdef public object kept_for_connection
-    cdef public int drain
+    cdef public Limits limits
     cdef readonly Extent extent
+    cdef public int drain
     cdef public bint is_held_up
     cdef bint _carried
     cdef bint _delivered
     cdef bint _eof
-    cdef CommandDecoder _decoder
-    cdef object _pushed
     cdef int _answered
     cdef readonly bint shows_rejected
+    cdef readonly int step
+    cdef CommandDecoder _decoder
+    cdef object _pushed
 
     cpdef object receive(self, data)
     cpdef object receive_lent(self, view, Py_ssize_t start, Py_ssize_t size)
@@ -50,9 +53,11 @@ cdef class Session:
     cdef object _connect(self, message)
     cdef object _helo(self, message)
     cdef object _mail(self, message)
+    @cython.locals(extent=Extent)
     cdef object _recipient(self, RcptTo message)
+    @cython.locals(extent=Extent, size=Py_ssize_t)
     cdef object _header(self, Header message)
-    cdef object _refuse_header(self)
+    cdef object _refuse_header(self, Extent extent)
     cdef object _envelope_step(self, int step, message)
     cdef object _message_step(self, int step, message)
     cdef object _unknown(self, message)

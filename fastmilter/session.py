@@ -48,8 +48,8 @@ from fastmilter.codec import Command
 from fastmilter.constants import MAX_DATA_BYTES, STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.events import CLOSED, DROPPED, BeyondLimit, Closed, Dropped, OutOfOrder
-from fastmilter.limits import HEADER_TOO_LARGE, TOO_MANY_RECIPIENTS, Extent
-from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, stored
+from fastmilter.limits import DEFAULT_LIMITS, HEADER_TOO_LARGE, TOO_MANY_RECIPIENTS, Extent, Limits
+from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, for_message, stored
 from fastmilter.negotiation import (
     BODY,
     CONNECT,
@@ -152,8 +152,6 @@ class Session:
         """Why the connection ends, if the peer broke the protocol or cannot give what the filter requires."""
         self.step = CONNECT
         """The number of the step that waits for ``answer()``."""
-        self.in_message = False
-        """Whether a message is in work: from MAIL, which the filter saw, to its verdict or drop."""
         self.over: Verdict | None = None
         """The verdict of a message that is over while the MTA may still talk of it."""
         self.kept: Verdict | None = None
@@ -162,8 +160,8 @@ class Session:
         """A verdict for the whole SMTP connection."""
         self.drain = 0
         """0: serve; 1: 421 at MAIL; 2: also at RCPT and DATA."""
-        self.extent = Extent()
-        """What came of the message in work, and its limits."""
+        self.limits: Limits = DEFAULT_LIMITS  # of each message
+        self.extent: Extent | None = None  # what came of the message in work, if one is
         self.is_held_up = False
         """Whether no new message can begin, since a callback of the last one has not come back: 421 at MAIL."""
         self._carried = False  # the kept verdict waits for the end of the message, whatever is answered before
@@ -192,9 +190,14 @@ class Session:
         return self._decoder.buffered > 0
 
     @property
+    def in_message(self) -> bool:
+        """Whether a message is in work: from MAIL, which the filter saw, to its verdict or drop."""
+        return self.extent is not None
+
+    @property
     def past_data(self) -> bool:
         """Whether a message is in work whose client may have said DATA: it must still get its verdict."""
-        if not self.in_message:
+        if self.extent is None:
             return False
         if RCPT < self.step < UNKNOWN:
             return True
@@ -241,11 +244,11 @@ class Session:
 
         Only after an event that was one; ``None``: whatever comes next is for ``next_event``.
         """
-        if self.step != HEADER or not self.in_message or self._pushed is not None:
+        if self.step != HEADER or self.extent is None or self._pushed is not None:
             return None
         field = self._decoder.next_field()
         if field is not None and self.extent.field_is_beyond(len(field[0]) + len(field[1])) and self.kept is None:
-            self._pushed = self._refuse_header()  # from the next field on none is shown
+            self._pushed = self._refuse_header(self.extent)  # from the next field on none is shown
         return field
 
     def _take(self, message: Any) -> Event | None:
@@ -302,13 +305,13 @@ class Session:
         return self._end_of_stream()
 
     def _end_of_stream(self) -> Event:
-        if self.in_message:
+        if self.extent is not None:
             return self._drop()  # the caller comes back for CLOSED
         self.phase = _CLOSED
         return CLOSED
 
     def _drop(self) -> Event:
-        self.in_message = False
+        self.extent = None
         self.over = None
         return DROPPED
 
@@ -333,20 +336,18 @@ class Session:
         self._eof = True
 
     def _connect(self, message: Connect) -> Event | None:
-        if self.stages is not NO_STAGES:
-            self.stages = cleared(self.stages, _HELO_STAGE)
-        if self.phase is not _OPEN or self.in_message:
+        self.stages = cleared(self.stages, _HELO_STAGE)
+        if self.phase is not _OPEN or self.extent is not None:
             return self._out_of_order(CONNECT)
         self.phase = _CONNECTED
         self.step = CONNECT
         return message
 
     def _helo(self, message: Helo) -> Event | None:
-        if self.in_message:  # Postfix after a second EHLO; its ABORT comes later
+        if self.extent is not None:  # Postfix after a second EHLO; its ABORT comes later
             self._pushed = message
             return self._drop()
-        if self.stages is not NO_STAGES:
-            self.stages = cleared(self.stages, _MAIL_STAGE)
+        self.stages = cleared(self.stages, _MAIL_STAGE)
         self.step = HELO
         if self.kept_for_connection is not None:
             self._deliver_for_connection(HELO)
@@ -354,10 +355,10 @@ class Session:
         return message
 
     def _mail(self, message: MailFrom) -> Event | None:
-        if self.in_message:  # Sendmail sends no ABORT after RSET if MAIL is unanswered
+        if self.extent is not None:  # Sendmail sends no ABORT after RSET if MAIL is unanswered
             self._pushed = message
             return self._drop()
-        self.stages = cleared(self.stages, _RCPT_STAGE)
+        self.stages = for_message(self.stages)
         self.step = MAIL
         self.kept = None
         self._carried = False
@@ -371,43 +372,42 @@ class Session:
             self._delivered = False
             self._answer_over(MAIL)
             return None
-        self.in_message = True
-        self.extent.begin()
+        self.extent = Extent(self.limits)
         return message
 
     def _recipient(self, message: RcptTo) -> Event | None:
-        beyond = self.in_message and self.extent.recipient_is_beyond()
-        if not beyond or self.kept not in (None, TOO_MANY_RECIPIENTS):
+        extent = self.extent
+        if extent is None or not extent.recipient_is_beyond() or self.kept not in (None, TOO_MANY_RECIPIENTS):
             return self._envelope_step(RCPT, message)
         self.step = RCPT
         if self._is_answered(RCPT):
             self.out.append(TOO_MANY_RECIPIENTS.packet)
         else:
             self.kept = TOO_MANY_RECIPIENTS
-        return self.extent.beyond_recipients()
+        return extent.beyond_recipients()
 
     def _header(self, message: Header) -> Event | None:
-        beyond = self.in_message and self.extent.field_is_beyond(len(message.name) + len(message.value))
-        if not beyond or self.kept not in (None, HEADER_TOO_LARGE):
+        extent, size = self.extent, len(message.name) + len(message.value)
+        if extent is None or not extent.field_is_beyond(size) or self.kept not in (None, HEADER_TOO_LARGE):
             return self._message_step(HEADER, message)
         self.step = HEADER
         if self._is_answered(HEADER):
             self.out.append(_CONTINUE_PACKET)
-        return self._refuse_header() if self.kept is None else None
+        return self._refuse_header(extent) if self.kept is None else None
 
-    def _refuse_header(self) -> BeyondLimit:
+    def _refuse_header(self, extent: Extent) -> BeyondLimit:
         self.kept = HEADER_TOO_LARGE
         self._carried = True
-        return self.extent.beyond_fields()
+        return extent.beyond_fields()
 
     def _envelope_step(self, step: int, message: Event) -> Event | None:
-        if self.in_message and self.drain > 1 and self._is_answered(step):
+        if self.extent is not None and self.drain > 1 and self._is_answered(step):
             self.out.append(LEAVING.packet)  # the MTA ends the SMTP session and drops the message itself
             return None
         return self._message_step(step, message)
 
     def _message_step(self, step: int, message: Event) -> Event | None:
-        if self.in_message:
+        if self.extent is not None:
             self.step = step
             return message
         if self.over is None:
@@ -423,20 +423,20 @@ class Session:
         return message
 
     def _abort(self) -> Event | None:
-        if self.in_message:
+        if self.extent is not None:
             return self._drop()
         self.over = None
         return None
 
     def _quit(self, message: Quit) -> Event:
-        if self.in_message:
+        if self.extent is not None:
             self._pushed = message
             return self._drop()
         self.phase = _CLOSED
         return CLOSED
 
     def _quit_new_connection(self, message: QuitNewConnection) -> Event:
-        if self.in_message:
+        if self.extent is not None:
             self._pushed = message
             return self._drop()
         self._pushed = _BEGIN_AGAIN  # after CLOSED: until then the connection is readable
@@ -553,7 +553,7 @@ class Session:
         self._end(TEMPFAIL)
 
     def _end(self, verdict: Verdict) -> None:
-        self.in_message = False
+        self.extent = None
         self.over = verdict
         self._delivered = True
         self.kept = None
@@ -569,7 +569,7 @@ class Session:
             self.out.append(_CONTINUE_PACKET if goes_on else verdict.packet)
         self.tail = tail
         self._end(verdict)
-        # What they describe is over; the message keeps its own list. Thousands of idle connections hold the rest.
+        # What they describe is over; the message keeps its own list.
         self.stages = cleared(self.stages, _RCPT_STAGE)
         self.over = None  # the MTA has nothing more to say of it: what comes without a new MAIL is out of order
 

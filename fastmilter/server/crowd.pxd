@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from fastmilter.limits cimport Limits
 from fastmilter.server.slots cimport Slots
 from fastmilter.session cimport Session
 
@@ -10,9 +11,7 @@ cdef class Crowd:
     cdef Py_ssize_t _most
     cdef uint64_t _most_of_all
     cdef Slots _slots
-    cdef Py_ssize_t _recipients
-    cdef Py_ssize_t _header_fields
-    cdef Py_ssize_t _header_bytes
+    cdef Limits _limits
     cdef double _said_at
 
     cpdef object limit(self, Session session)

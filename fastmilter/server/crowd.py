@@ -10,6 +10,7 @@ import os
 import time
 from typing import Final
 
+from fastmilter.limits import Limits
 from fastmilter.server.descriptors import connections_of_a_worker
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -29,14 +30,12 @@ class Crowd:
         self._most = connections_of_a_worker(settings)
         self._most_of_all = settings.max_connections
         self._slots = slots
-        self._recipients = settings.max_recipients
-        self._header_fields = settings.max_header_fields
-        self._header_bytes = settings.max_header_bytes
+        self._limits = Limits(settings.max_recipients, settings.max_header_fields, settings.max_header_bytes)
         self._said_at = float("-inf")
 
     def limit(self, session: Session) -> None:
         """Set the limits of a message for a new connection."""
-        session.extent.set_limits(self._recipients, self._header_fields, self._header_bytes)
+        session.limits = self._limits
 
     def is_full(self, connections: int) -> bool:
         """Tell whether a worker with so many connections must not take another one."""

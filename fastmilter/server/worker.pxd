@@ -19,8 +19,8 @@ cdef Py_ssize_t _HEADROOM, _ACCEPTED, _BYTES_READ
 cdef class Link(Counted):
     cdef readonly Stream stream
     cdef readonly int fd
+    cdef readonly int sent
     cdef readonly bytes unsent
-    cdef readonly Py_ssize_t sent
     cdef public object peer
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from fastmilter import ACCEPT, REJECT, codec, reply
 from fastmilter.constants import MAX_HEADER_FIELDS, MAX_RECIPIENTS
+from fastmilter.limits import Limits
 from tests.support.playing import (
     BODY,
     CONNECT,
@@ -35,7 +36,7 @@ def limited(
     filter_class: Any, offer: codec.Negotiate = V6, *, recipients: int = 3, fields: int = 4, field_bytes: int = 1000
 ) -> Mta:
     mta = Mta(filter_class, offer)
-    mta.session.extent.set_limits(recipients, fields, field_bytes)
+    mta.session.limits = Limits(recipients, fields, field_bytes)
     mta.send(*GREETING)
     return mta
 

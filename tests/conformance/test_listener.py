@@ -38,8 +38,9 @@ class Poor(fastmilter.Filter):
 
     @classmethod
     def worker_started(cls, options):
-        used = max(int(name) for name in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
+        used = {int(name) for name in os.listdir("/proc/self/fd")}
+        limit = sorted(set(range(1024)) - used)[4]  # four numbers below it are free
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 class Slow(fastmilter.Filter):
     """Says that it works, again and again, until a file is there."""

@@ -1,6 +1,7 @@
 """What the soak measures is found where it is, and nowhere else."""
 
-import os
+import subprocess
+import sys
 
 import pytest
 
@@ -63,4 +64,6 @@ def test_threads_that_stay_are_faults_but_for_those_of_callbacks() -> None:
 
 
 def test_what_is_no_process_of_a_server_does_not_count() -> None:
-    assert usage_of(os.getpid()) == []
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        assert usage_of(stranger.pid) == []
+        stranger.communicate(b"\n")

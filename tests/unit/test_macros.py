@@ -3,7 +3,17 @@
 import pytest
 
 from fastmilter import codec
-from fastmilter.macros import CONNECTION_STAGES, NO_STAGES, STAGE_OF_LETTER, Macros, Stages, clear, cleared, stored
+from fastmilter.macros import (
+    CONNECTION_STAGES,
+    NO_STAGES,
+    STAGE_OF_LETTER,
+    Macros,
+    Stages,
+    clear,
+    cleared,
+    for_message,
+    stored,
+)
 
 
 def sets(**values: str) -> Stages:
@@ -86,7 +96,7 @@ def test_other_stages_are_ignored(letter: bytes) -> None:
 
 @pytest.mark.parametrize("letter", [b"C", b"H", b"M"])
 def test_what_comes_before_a_message_does_not_reach_the_message_before(letter: bytes) -> None:
-    before = cleared(NO_STAGES, 3)
+    before = for_message(NO_STAGES)
     after = stored(before, codec.Macros(letter, ((b"x", b"1"),)))
     assert dict(Macros(before)) == {}
     assert dict(Macros(after)) == {"x": "1"}
@@ -94,7 +104,7 @@ def test_what_comes_before_a_message_does_not_reach_the_message_before(letter: b
 
 @pytest.mark.parametrize("letter", [b"R", b"T", b"N", b"E"])
 def test_what_comes_within_a_message_reaches_it(letter: bytes) -> None:
-    stages = cleared(NO_STAGES, 3)
+    stages = for_message(NO_STAGES)
     assert stored(stages, codec.Macros(letter, ((b"x", b"1"),))) is stages
     assert dict(Macros(stages)) == {"x": "1"}
 
@@ -103,6 +113,7 @@ def test_clearing() -> None:
     full = sets(C="c", H="h", M="m", R="r", T="t", N="n", E="e")
     shorter = cleared(full, STAGE_OF_LETTER[b"R"])
     assert Macros(shorter)["x"] == "m"
+    assert Macros(for_message(full))["x"] == "m"
     assert Macros(full)["x"] == "e"
     clear(full, STAGE_OF_LETTER[b"T"])
     assert Macros(full)["x"] == "r"
