@@ -259,6 +259,73 @@ POSTFIX_MACROS: Final[dict[Step, tuple[str, ...]]] = {
 }
 """The macros that Postfix tells before each step by default (``milter_*_macros``)."""
 
+POSTFIX_MACRO_SETTINGS: Final[dict[Step, str]] = {
+    Step.CONNECT: "milter_connect_macros",
+    Step.HELO: "milter_helo_macros",
+    Step.MAIL: "milter_mail_macros",
+    Step.RCPT: "milter_rcpt_macros",
+    Step.DATA: "milter_data_macros",
+    Step.END_OF_HEADERS: "milter_end_of_header_macros",
+    Step.END_OF_MESSAGE: "milter_end_of_data_macros",
+}
+"""The setting of Postfix that lists the macros of a step, where a filter can ask for others."""
+
+POSTFIX_KNOWN_MACROS: Final[dict[str, Step]] = {
+    **dict.fromkeys(
+        (
+            "_",
+            "j",
+            "v",
+            "{client_addr}",
+            "{client_connections}",
+            "{client_name}",
+            "{client_port}",
+            "{client_ptr}",
+            "{client_resolve}",
+            "{daemon_addr}",
+            "{daemon_name}",
+            "{daemon_port}",
+            "{tls_version}",
+            "{cipher}",
+            "{cipher_bits}",
+            "{cert_subject}",
+            "{cert_issuer}",
+        ),
+        Step.CONNECT,
+    ),
+    **dict.fromkeys(
+        ("{auth_type}", "{auth_authen}", "{auth_author}", "{mail_addr}", "{mail_host}", "{mail_mailer}"), Step.MAIL
+    ),
+    **dict.fromkeys(("i", "{rcpt_addr}", "{rcpt_host}", "{rcpt_mailer}"), Step.RCPT),
+}
+"""Every macro that Postfix has, and the first step at which it can have a value: it sends no other, whoever asks.
+
+Source: the table of macros in MILTER_README; ``src/smtpd/smtpd_milter.c`` (smtpd_milter_eval)."""
+
+POSTFIX_CONTENT_MACROS: Final = frozenset(
+    {
+        "_",
+        "i",
+        "j",
+        "v",
+        "{auth_authen}",
+        "{auth_author}",
+        "{auth_type}",
+        "{client_addr}",
+        "{client_name}",
+        "{client_port}",
+        "{client_ptr}",
+        "{daemon_addr}",
+        "{daemon_name}",
+        "{daemon_port}",
+        "{mail_addr}",
+        "{rcpt_addr}",
+    }
+)
+"""Those that Postfix has at the end of headers and of the message, where another of its programs asks the filter.
+
+Source: ``src/cleanup/cleanup_milter.c`` (cleanup_milter_eval)."""
+
 SENDMAIL_MACROS: Final[dict[Step, tuple[str, ...]]] = {
     Step.CONNECT: ("j", "_", "{daemon_name}", "{if_name}", "{if_addr}"),
     Step.HELO: ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"),

@@ -12,12 +12,12 @@ from fastmilter.commands.options import add_options
 from fastmilter.endpoints import Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.plan import build_options, describe
+from fastmilter.server.advice import spellings, warnings_about_filter, warnings_about_settings
 from fastmilter.server.descriptors import provide
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.models import describe_model, make_worker
 from fastmilter.server.options import OPTIONS
-from fastmilter.server.peers import warnings_about
 from fastmilter.server.privileges import drop, identity_for
 from fastmilter.server.settings import Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
@@ -89,6 +89,7 @@ def check(settings: Settings) -> Iterator[str]:
     ``worker_started`` is not called, since it may open connections.
     """
     identity = identity_for(settings.user, settings.group, allow_root=settings.allow_root)
+    warnings = list(warnings_about_settings(settings))  # as the user that will listen, whom the filter does not run as
     if identity is not None:
         drop(identity)  # the code of the filter runs as it will, or not at all
     filter_class = load_filter(settings.target)
@@ -101,15 +102,7 @@ def check(settings: Settings) -> Iterator[str]:
     if settings.config is not None:
         yield f"configuration file: {settings.config}"
     for address in settings.listen:
-        if address.kind is EndpointKind.FD and address.fd is None:
-            yield "listens on: the sockets that systemd has opened"
-            continue
-        yield f"listens on: {address} (in smtpd_milters of Postfix: {spelling_for_postfix(address)})"
-        if address.kind is EndpointKind.UNIX and not address.is_abstract:
-            mode = UNIX_MODE if address.mode is None else address.mode
-            owner = f"owner {address.owner}, " if address.owner else ""
-            starter = "runs" if settings.user is None else "starts"
-            yield f"  with mode {mode:04o}, {owner}group {address.group or f'of the user that {starter} it'}"
+        yield from describe_address(address, settings)
     if settings.user is not None:
         yield f"runs as: {settings.user}"
     yield f"workers: {settings.workers}"
@@ -118,8 +111,26 @@ def check(settings: Settings) -> Iterator[str]:
     yield "would negotiate:"
     yield from (f"  {line}" for line in described if not line.startswith(_WARNING))
     yield from (line for line in described if line.startswith(_WARNING))
-    if not filter_class._fastmilter_plan.overridden:
-        yield f"{_WARNING}{filter_class.__name__} overrides no callback: it does nothing"
-    yield from (_WARNING + text for text in warnings_about(settings))
-    yield from (_WARNING + warning for warning in settings.warnings)
+    warnings += [*warnings_about_filter(filter_class), *settings.warnings]
+    yield from (_WARNING + warning for warning in warnings)
     yield "the configuration can be used"
+
+
+def describe_address(address: Endpoint, settings: Settings) -> Iterator[str]:
+    """Yield where and how the server would listen, and how MTAs of this machine spell that."""
+    if address.kind is EndpointKind.FD and address.fd is None:
+        yield "listens on: the sockets that systemd has opened"
+        return
+    if address.proxy:
+        yield f"listens on: {address} (for the proxies of --proxy-from, which MTAs connect to)"
+        return
+    if address.kind is EndpointKind.FD or address.is_abstract:
+        yield f"listens on: {address}"
+        return
+    yield f"listens on: {address} (in smtpd_milters of Postfix: {spelling_for_postfix(address)})"
+    if address.kind is EndpointKind.UNIX:
+        mode = UNIX_MODE if address.mode is None else address.mode
+        owner = f"owner {address.owner}, " if address.owner else ""
+        starter = "runs" if settings.user is None else "starts"
+        yield f"  with mode {mode:04o}, {owner}group {address.group or f'of the user that {starter} it'}"
+    yield from (f"  {line}" for line in spellings(address))

@@ -10,6 +10,19 @@ from typing import Final
 
 from fastmilter.constants import STEPS, Step
 from fastmilter.filter import Deadline
+from fastmilter.plan import CONTENT_STEPS
+
+SENDMAIL_ANSWER_S: Final = 10.0
+"""How long Sendmail waits for an answer by default: R of ``T=``."""
+
+SENDMAIL_END_S: Final = 300.0
+"""How long Sendmail waits for the end of the message in total: E of ``T=``."""
+
+POSTFIX_COMMAND_TIMEOUT_S: Final = 30.0
+"""How long Postfix waits for the answer to a command by default."""
+
+POSTFIX_CONTENT_TIMEOUT_S: Final = 300.0
+"""How long Postfix waits for the answer to content, or to its end, by default."""
 
 COMMAND_S: Final = 8.0
 """For an answer that Sendmail waits 10 s for; an MTA that is not known is treated as Sendmail."""
@@ -19,8 +32,6 @@ POSTFIX_COMMAND_S: Final = 25.0
 
 CONTENT_S: Final = 280.0
 """For the end of the message, and for content that Postfix waits 300 s for."""
-
-_CONTENT: Final = frozenset({Step.HEADER, Step.END_OF_HEADERS, Step.BODY})
 
 
 class Deadlines:
@@ -35,7 +46,10 @@ class Deadlines:
     def __init__(self, deadline: Deadline) -> None:
         """Take the ``deadline`` of a class: one number, a mapping by step, or ``None`` for what suits the MTA."""
         by_step = deadline if isinstance(deadline, Mapping) else dict.fromkeys(STEPS, deadline)
-        self._own: dict[str, float] = {str(step): float(limit) for step, limit in by_step.items() if limit is not None}
+        self.own: Final[dict[str, float]] = {
+            str(step): float(limit) for step, limit in by_step.items() if limit is not None
+        }
+        """What the class says, by step."""
         self._known: dict[tuple[str | None, int], tuple[float, ...]] = {}
 
     def of(self, mta: str | None, answered: int) -> tuple[float, ...]:
@@ -43,7 +57,7 @@ class Deadlines:
         known = self._known.get((mta, answered))
         if known is None:
             known = tuple(
-                self._own.get(step, _default(step, mta, bool(answered >> number & 1)))
+                self.own.get(step, _default(step, mta, bool(answered >> number & 1)))
                 for number, step in enumerate(STEPS)
             )
             self._known[mta, answered] = known
@@ -54,5 +68,5 @@ def _default(step: Step, mta: str | None, is_answered: bool) -> float:
     if step is Step.END_OF_MESSAGE or not is_answered:
         return CONTENT_S  # nobody waits for a step without an answer; it counts once the end of the message is there
     if mta == "postfix":
-        return CONTENT_S if step in _CONTENT else POSTFIX_COMMAND_S
+        return CONTENT_S if step in CONTENT_STEPS else POSTFIX_COMMAND_S
     return COMMAND_S

@@ -36,30 +36,51 @@ def connections_of_a_worker(settings: Settings, limit: int | None = None) -> int
     return max(1, min(CONNECTIONS, limit - RESERVED - len(settings.listen)))
 
 
-def provide(settings: Settings) -> None:
-    """Raise the soft limit to what is needed; ``ConfigError`` if the hard limit is too low for what was asked for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft, hard = _finite(soft), _finite(hard)
+def shortage(settings: Settings, hard: int | None = None) -> str | None:
+    """Return what the hard limit on open files does not allow, and what to do about it; ``None``: it is enough.
+
+    ``hard``: descriptors of a process; default: the hard limit of this one.
+    """
+    hard = _limits()[1] if hard is None else hard
     connections = connections_of_a_worker(settings, hard)
-    needed = max(
-        connections + RESERVED + len(settings.listen),
-        _MASTER_OWN + _MASTER_PER_WORKER * settings.workers,
-    )
-    if settings.max_connections_per_worker and needed > hard:
-        raise ConfigError(
+    needed = _needed(settings, connections)
+    if settings.max_connections_per_worker:
+        if needed <= hard:
+            return None
+        return (
             f"{connections} connections per worker need {needed} open files, and the hard limit is {hard}:"
             f" raise it (LimitNOFILE= of systemd, ulimit -Hn) or lower --max-connections-per-worker"
         )
-    if connections < CONNECTIONS and not settings.max_connections_per_worker:
-        log.warning(
-            "the hard limit of %d open files leaves each worker %d connections: raise it (LimitNOFILE=, ulimit -Hn)",
-            hard,
-            connections,
-        )
+    if connections >= CONNECTIONS:
+        return None
+    return (
+        f"the hard limit of {hard} open files leaves each worker {connections} connections: raise it to"
+        f" {_needed(settings, CONNECTIONS)} (LimitNOFILE= of systemd, ulimit -Hn)"
+    )
+
+
+def provide(settings: Settings) -> None:
+    """Raise the soft limit to what is needed; ``ConfigError`` if the hard limit is too low for what was asked for."""
+    soft, hard = _limits()
+    why = shortage(settings, hard)
+    if why is not None and settings.max_connections_per_worker:
+        raise ConfigError(why)
+    needed = _needed(settings, connections_of_a_worker(settings, hard))
     if soft < needed:
         wanted = min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         log.debug("open files of each process: %d instead of %d", wanted, soft)
+
+
+def _needed(settings: Settings, connections: int) -> int:
+    """Return how many descriptors the busiest process needs: a worker, or the master of many."""
+    return max(connections + RESERVED + len(settings.listen), _MASTER_OWN + _MASTER_PER_WORKER * settings.workers)
+
+
+def _limits() -> tuple[int, int]:
+    """Return the soft and the hard limit of this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _finite(soft), _finite(hard)
 
 
 def _finite(limit: int) -> int:

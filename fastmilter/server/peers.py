@@ -12,11 +12,11 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fastmilter.endpoints import Endpoint, EndpointKind
+from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.privileges import user_number
 
@@ -34,7 +34,6 @@ LOG_EVERY_S: Final = 1.0
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 _NOBODY_KNOWS: Final = 0xFFFFFFFF
-_TCP: Final = {EndpointKind.INET, EndpointKind.INET6}
 
 
 # Reading the options.
@@ -124,20 +123,6 @@ def refuse_half_a_proxy(listen: Sequence[Endpoint], proxy_from: tuple[Network, .
         raise ConfigError(f"{addresses[0]}: name the proxies with --proxy-from NETWORK, or leave out ?proxy=yes")
     if proxy_from and not addresses:
         raise ConfigError("--proxy-from: no address has ?proxy=yes, as in inet:8894@192.0.2.1?proxy=yes")
-
-
-def warnings_about(settings: "Settings") -> Iterator[str]:
-    """Yield where more may connect than is likely meant, and rules that mean nothing."""
-    for address in settings.listen:
-        if address.is_abstract and not settings.allow_user:
-            yield f"everybody on this machine may connect to {address}, which has no permissions: see --allow-user"
-        elif address.kind in _TCP and address.host in (None, "0.0.0.0", "::") and not settings.allow:
-            yield f"everybody who reaches this machine may connect to {address}: see --allow"
-    kinds = {address.kind for address in settings.listen}
-    if settings.allow and kinds == {EndpointKind.UNIX}:
-        yield "--allow means nothing on unix sockets: see --allow-user"
-    if settings.allow_user and kinds <= _TCP:
-        yield "--allow-user means nothing on TCP: see --allow"
 
 
 # The door.

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from fastmilter.constants import POSTFIX_CONTENT_MACROS, POSTFIX_KNOWN_MACROS, POSTFIX_MACROS
+from fastmilter.negotiation import normalise_macro
+
 from .case import Case
 from .lab import UNKNOWN_RECIPIENT, Mta
 from .lab.served import Stage
@@ -63,6 +66,18 @@ def test_requested_macros_come_with_the_default_ones(case: Case) -> None:
         assert told["i"] in case.mta.log()
     if case.mta.name == "sendmail":
         assert macros_at(case, "end_of_message")[0]["msg_id"] == "<1@from.test>"
+    assert case.filter_failed() == []
+
+
+@pytest.mark.parametrize("filter_class", ["AskingLate"])
+def test_the_end_of_a_message_has_not_all_macros_of_its_session(case: Case) -> None:
+    """What ``--check-config`` says of macros at the end stands on this."""
+    case.deliver()
+    told = {normalise_macro(name) for name in macros_at(case, "end_of_message")[0]}
+    if case.mta.name == "postfix":
+        by_default = {name for names in POSTFIX_MACROS.values() for name in names}
+        assert told - by_default == POSTFIX_CONTENT_MACROS - by_default
+        assert told <= set(POSTFIX_KNOWN_MACROS)
     assert case.filter_failed() == []
 
 

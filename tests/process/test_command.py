@@ -105,6 +105,50 @@ class Idle(fastmilter.Filter):
     assert "warning: Idle overrides no callback: it does nothing" in out
 
 
+MISFIT = """
+import fastmilter
+class Misfit(fastmilter.Filter):
+    blocking = True
+    deadline = {"rcpt": 60}
+    request_macros = {"rcpt": ["{client_port}"]}
+    def on_rcpt(self, recipient, params):
+        return self.verdict_for(self.macros["{if_addr}"])
+"""
+
+
+def test_check_config_warns_of_what_mtas_do_not_take(directory: Path) -> None:
+    (directory / "misfit.py").write_text(MISFIT)
+    # Fewer files than the connections of a worker need, whatever this machine allows.
+    words = [sys.executable, "-m", "fastmilter", "serve", "misfit:Misfit", "--check-config", "--backlog=65535"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -n 200 && exec "$@"', "sh", *words],
+        cwd=directory,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), "warnings are no failure"
+    lines = done.stdout.splitlines()
+    assert "  Postfix does not take inet:8894@127.0.0.1: it wants smtpd_milters = inet:127.0.0.1:8894" in lines
+    assert "  Sendmail: INPUT_MAIL_FILTER(`fastmilter', `S=inet:8894@127.0.0.1, F=T')" in lines
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert len(set(warnings)) == len(warnings), "nothing is said twice"
+    for start in (
+        "warning: the hard limit of 200 open files leaves each worker 167 connections: raise it to 10033",
+        "warning: Postfix does not send {client_port} at rcpt by default",
+        "warning: Misfit.on_rcpt reads the macro {if_addr}, which Postfix does not have",
+        "warning: the deadline at rcpt (60 s) is not below the 10 s that Sendmail waits by default: set T=R:65s",
+        "warning: the deadline at rcpt (60 s) is not below the 30 s that Postfix waits by default",
+    ):
+        assert any(line.startswith(start) for line in warnings), start
+    somaxconn = Path("/proc/sys/net/core/somaxconn")
+    is_cut = somaxconn.exists() and int(somaxconn.read_text()) < 65535
+    assert is_cut == any(line.startswith("warning: the kernel cuts the backlog of 65535 to ") for line in warnings)
+    assert lines[-1] == "the configuration can be used"
+
+
 @pytest.mark.parametrize(
     ("source", "error"),
     [

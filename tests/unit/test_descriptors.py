@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastmilter.errors import ConfigError
-from fastmilter.server.descriptors import CONNECTIONS, RESERVED, connections_of_a_worker, provide
+from fastmilter.server.descriptors import CONNECTIONS, RESERVED, connections_of_a_worker, provide, shortage
 from fastmilter.server.settings import Settings, load_settings
 
 
@@ -55,10 +55,23 @@ def test_what_the_hard_limit_cannot_hold_is_refused() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 256
 
 
-def test_enough_for_all_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def test_what_is_short() -> None:
+    assert shortage(settings(), CONNECTIONS + RESERVED + 1) is None
+    assert shortage(settings(), 1000) == (
+        "the hard limit of 1000 open files leaves each worker 967 connections: raise it to 10033"
+        " (LimitNOFILE= of systemd, ulimit -Hn)"
+    )
+    assert shortage(settings(max_connections_per_worker="967"), 1000) is None
+    short = shortage(settings(max_connections_per_worker="968"), 1000)
+    assert short is not None
+    assert short.startswith("968 connections per worker need 1001 open files, and the hard limit is 1000: raise it")
+    assert shortage(settings(max_connections_per_worker="1", workers="1000"), 1000) is not None, "the master's own"
+
+
+def test_providing_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """What is short is said once, by who asks ``shortage``."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with caplog.at_level(logging.WARNING):
         provide(settings())
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert bool(caplog.records) == (resource.RLIM_INFINITY != hard < CONNECTIONS + RESERVED + 1)
+    assert caplog.records == []

@@ -8,7 +8,7 @@ import pytest
 
 from fastmilter.errors import ConfigError
 from fastmilter.server.peer_counts import PEERS, PeerCounts
-from fastmilter.server.peers import LogLimit, Rules, address_of, open_door, parse_networks, parse_users, warnings_about
+from fastmilter.server.peers import LogLimit, Rules, address_of, open_door, parse_networks, parse_users
 from fastmilter.server.settings import load_settings
 from fastmilter.server.slots import Slots
 
@@ -69,27 +69,6 @@ def test_without_rules_there_is_no_door() -> None:
     assert open_door(load_settings(target, {}), slots, 0, []) is None
     for name, value in (("allow", ["::1"]), ("allow_user", ["root"]), ("max_connections_per_peer", "1")):
         assert open_door(load_settings({**target, name: value}, {}), slots, 0, []) is not None
-
-
-@pytest.mark.parametrize(
-    ("options", "warnings"),
-    [
-        ({}, []),
-        ({"listen": ["inet:1@127.0.0.1", "unix:/m", "inet6:1@[::1]", "inet:1@192.0.2.1", "fd:3"]}, []),
-        ({"listen": "inet:1"}, ["everybody who reaches this machine may connect to inet:1: see --allow"]),
-        ({"listen": "inet6:1@[::]"}, ["everybody who reaches this machine may connect to inet6:1@[::]: see --allow"]),
-        ({"listen": "inet:1", "allow": "192.0.2.0/24"}, []),
-        ({"listen": "unix:/m", "allow": "::1"}, ["--allow means nothing on unix sockets: see --allow-user"]),
-        ({"allow_user": "root"}, ["--allow-user means nothing on TCP: see --allow"]),
-        (
-            {"listen": "unix:@m"},
-            ["everybody on this machine may connect to unix:@m, which has no permissions: see --allow-user"],
-        ),
-        ({"listen": "unix:@m", "allow_user": "root"}, []),
-    ],
-)
-def test_warnings(options: dict[str, object], warnings: list[str]) -> None:
-    assert list(warnings_about(load_settings({"target": "tagger:Tagger", **options}, {}))) == warnings
 
 
 @pytest.mark.parametrize(

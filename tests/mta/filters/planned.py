@@ -43,6 +43,7 @@ from fastmilter import (
     no_reply,
     reply,
 )
+from fastmilter.constants import POSTFIX_KNOWN_MACROS
 from fastmilter.errors import FastmilterError, NoConnection, NoMessage
 
 PLAIN = {
@@ -291,6 +292,16 @@ class Asking(Default):
     def on_end_of_headers(self) -> Verdict | None:
         self.note("macros", "end_of_headers", dict(self.macros))
         return super().on_end_of_headers()
+
+    def on_end_of_message(self) -> Verdict | None:
+        self.note("macros", "end_of_message", dict(self.macros))
+        return super().on_end_of_message()
+
+
+class AskingLate(Default):
+    """Asks at the end of the message for all that Postfix has."""
+
+    request_macros = {"end_of_message": sorted(POSTFIX_KNOWN_MACROS)}  # noqa: RUF012
 
     def on_end_of_message(self) -> Verdict | None:
         self.note("macros", "end_of_message", dict(self.macros))
