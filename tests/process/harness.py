@@ -97,7 +97,7 @@ class Server:
         environment: dict[str, str] | None = None,
     ) -> "Server":
         """Start the server; returns when every worker of a single number given in ``options`` is ready."""
-        self._read_from = len(self.log_file.read_text())
+        self.begin_log()
         switches = [*(f"--listen={address}" for address in listen), *options]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -150,6 +150,10 @@ class Server:
     def log(self) -> str:
         """Return what was written since the last start."""
         return self.log_file.read_text()[self._read_from :]
+
+    def begin_log(self) -> None:
+        """Leave what is written up to now out of ``log()``."""
+        self._read_from = len(self.log_file.read_text())
 
     def wait_log(self, pattern: str, count: int = 1) -> list[re.Match[str]]:
         """Wait until ``pattern`` is in the log ``count`` times; return all matches."""

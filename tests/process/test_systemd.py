@@ -12,18 +12,10 @@ from pathlib import Path
 import pytest
 
 from fastmilter.client import Client
+from tests.process.activation import activate
 from tests.process.harness import FILTER, PATIENCE_S, ROOT, Server, wait_until, whole_message
 
 UNITS = ROOT / "contrib" / "systemd"
-
-ACTIVATE = """
-import os, sys
-for place, number in enumerate(map(int, sys.argv[1].split(","))):
-    os.dup2(number, 3 + place)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(place + 1), LISTEN_FDNAMES="a:b")
-os.execv(sys.executable, [sys.executable, "-m", "fastmilter", "serve", "tagger:Tagger", *sys.argv[2:]])
-"""
-"""Does what systemd does between fork and exec."""
 
 
 class Manager:
@@ -122,7 +114,7 @@ def test_sockets_that_were_opened_by_systemd(server: Server) -> None:
         addresses = [f"inet:{tcp.getsockname()[1]}@127.0.0.1", f"unix:{server.directory}/fm.sock"]
         # A connection that came before the server: it started it.
         early = socket.create_connection(tcp.getsockname())
-        activate(server, [tcp.fileno(), unix.fileno()], "--listen=systemd", "--workers=1")
+        activate(server, [tcp.fileno(), unix.fileno()], "--listen=systemd")
         assert [server.address(place) for place in (0, 1)] == addresses
         early.close()
         for number, said in ((signal.SIGHUP, "generation 2 serves"), (signal.SIGUSR2, "generation 3 serves")):
@@ -137,7 +129,7 @@ def test_sockets_that_were_opened_by_systemd(server: Server) -> None:
         waiting = [Client(address) for address in addresses]
         queued = [socket.create_connection(tcp.getsockname()), socket.socket(socket.AF_UNIX)]
         queued[1].connect(str(server.directory / "fm.sock"))
-        activate(server, [tcp.fileno(), unix.fileno()], "--listen=systemd", "--workers=1")
+        activate(server, [tcp.fileno(), unix.fileno()], "--listen=systemd")
         for client in waiting:
             with client:
                 whole_message(client)
@@ -150,25 +142,6 @@ def test_without_such_sockets_it_does_not_start(server: Server) -> None:
     server.start("--listen=systemd", listen=(), wait=False)
     assert server.finish() == 78
     assert "fastmilter: systemd: systemd has handed no sockets to this process" in server.log()
-
-
-def activate(server: Server, numbers: list[int], *options: str) -> None:
-    """Start the server as systemd starts the service of a socket unit."""
-    from tests.process.harness import clean_environment
-
-    script = server.directory / "activate.py"
-    script.write_text(ACTIVATE)
-    server._read_from = len(server.log_file.read_text())
-    with server.log_file.open("ab") as log:
-        server.process = subprocess.Popen(
-            [sys.executable, str(script), ",".join(map(str, numbers)), *options],
-            cwd=server.directory,
-            env=clean_environment(),
-            pass_fds=numbers,
-            stderr=log,
-            start_new_session=True,
-        )
-    server.wait_ready(1)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
