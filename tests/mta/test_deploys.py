@@ -15,7 +15,7 @@ from tests.process.activation import activate
 from tests.process.harness import PATIENCE_S, Server, wait_until
 
 from .conftest import need
-from .lab import Delivery, Postfix, Sink, free_port
+from .lab import Delivery, Mta, Postfix, Sink, free_port
 from .lab.environment import new_directory, program
 
 RELOADS = 10
@@ -87,7 +87,7 @@ def postfix_with(sink: Sink, milter: str) -> Postfix:
     return Postfix(sink, [milter], {"milter_default_action": "tempfail"})
 
 
-def check(source: Source, sink: Sink, postfix: Postfix, server: Server) -> Counter[int]:
+def check(source: Source, sink: Sink, postfix: Mta, server: Server) -> Counter[int]:
     """Check that every message was taken, and delivered once, filtered; return how many each generation has seen."""
     assert source.failures == [], f"{source.failures}\n{postfix.log()[-4000:]}\n{server.log()[-4000:]}"
     postfix.settle(DELIVERY_S)
