@@ -285,6 +285,20 @@ OPTIONS: Final = (
         "BYTES",
         "names and values of the header fields of a message together; with more: 552 5.3.4",
     ),
+    Option(
+        "read_ahead_memory",
+        parse_size,
+        "256K",
+        "SIZE",
+        "what is held in memory of what an MTA sends while a callback of its connection runs",
+    ),
+    Option(
+        "read_ahead_disk",
+        parse_size,
+        "256M",
+        "SIZE",
+        "what is held beyond that, in a temporary file for each connection; then the MTA has to wait",
+    ),
     Option("backlog", parse_backlog, str(BACKLOG), "N", "connections that may wait to be accepted, at each address"),
     Option(
         "bind_timeout",

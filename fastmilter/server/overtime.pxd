@@ -32,7 +32,7 @@ cdef class WaitingLink(Link):
 
     cpdef bint scan(self, data, Py_ssize_t start, Py_ssize_t size, double now) except -1
     cdef object _note_due(self, uint32_t letters, double now)
-    cpdef object keep(self, bytes data, double now)
+    cpdef object keep(self, bytes data, double now, room)
     cpdef bytes take_ahead(self, Py_ssize_t most)
     cpdef object take_call(self)
     cpdef bint is_wanted(self) except -1

@@ -21,7 +21,7 @@ from fastmilter.plan import Plan
 from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Tally
-from fastmilter.server.read_ahead import ReadAhead
+from fastmilter.server.read_ahead import ReadAhead, Room
 from fastmilter.server.worker import Link
 from fastmilter.session import Phase
 
@@ -92,10 +92,10 @@ class WaitingLink(Link):
                 self.due_step, self.due_since = step, now
                 return
 
-    def keep(self, data: bytes, now: float) -> None:
+    def keep(self, data: bytes, now: float, room: Room) -> None:
         """Keep what was read while the conversation belongs to a job."""
         if self.ahead is None:
-            self.ahead = ReadAhead()
+            self.ahead = ReadAhead(room)
             self.ahead_since = now
         self.ahead.put(data)
 

@@ -6,20 +6,22 @@ not help.
 
 import tempfile
 from collections import deque
-from typing import IO, Final
+from typing import IO, NamedTuple
 
-MEMORY_BYTES: Final = 1 << 18
-"""How much of a connection is held in memory."""
 
-MOST_BYTES: Final = 1 << 28
-"""How much is held at all; then the MTA has to wait, and may give up. Few gateways take messages of that size."""
+class Room(NamedTuple):
+    """How much of a connection is held, in bytes; beyond that its MTA has to wait, and may give up."""
+
+    memory: int
+    disk: int
 
 
 class ReadAhead:
     """Bytes in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room) -> None:
         """Begin with nothing; no file is made before it is needed."""
+        self._room = room
         self.size = 0
         """How many bytes there are."""
         self._memory: deque[bytes] = deque()
@@ -30,11 +32,11 @@ class ReadAhead:
     @property
     def is_full(self) -> bool:
         """Whether no more should be put in."""
-        return self.size >= MOST_BYTES
+        return self.size >= sum(self._room)
 
     def put(self, data: bytes) -> None:
         """Put ``data`` behind what is there; ``OSError`` if it cannot be written."""
-        if self._file is None and self._in_memory + len(data) > MEMORY_BYTES:
+        if self._file is None and self._in_memory + len(data) > self._room.memory:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed when it was read
         if self._file is None:
             self._memory.append(data)

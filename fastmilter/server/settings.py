@@ -52,6 +52,8 @@ class Settings:
     max_recipients: int
     max_header_fields: int
     max_header_bytes: int
+    read_ahead_memory: int
+    read_ahead_disk: int
     backlog: int
     bind_timeout: float
     threads: int

@@ -31,6 +31,7 @@ cdef class Job:
 
 cdef class WaitingWorker(Worker):
     cdef object _deadlines
+    cdef object _ahead_room
     cdef double _soonest
     cdef readonly set _jobs
     cdef readonly set _late

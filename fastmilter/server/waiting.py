@@ -35,6 +35,7 @@ from fastmilter.server.deadlines import CONTENT_S, Deadlines
 from fastmilter.server.log_lines import end_of_line, log_end
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.pace import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES
+from fastmilter.server.read_ahead import Room
 from fastmilter.server.stacks import MOST_FRAMES
 from fastmilter.server.worker import Link, Worker
 from fastmilter.session import Phase
@@ -156,6 +157,7 @@ class WaitingWorker(Worker):
         """Take what the master hands over, as ``Worker``."""
         super().__init__(filter_class, *handed_over)
         self._deadlines = Deadlines(filter_class.deadline)
+        self._ahead_room = Room(self._settings.read_ahead_memory, self._settings.read_ahead_disk)
         self._soonest = min(PROGRESS_S, *self._deadlines.of(None, ~0))
         self._jobs: set[Job] = set()
         self._late: set[Job] = set()
@@ -245,12 +247,16 @@ class WaitingWorker(Worker):
             self._proceed(link)
             return
         try:
-            link.keep(bytes(data), now)
+            link.keep(bytes(data), now, self._ahead_room)
         except OSError as error:
             log.error("what is read ahead cannot be kept, its connection is closed: %s%s", error, end_of_line(link))
             raise
         if link.ahead is not None and link.ahead.is_full:
-            log.warning("too much is read ahead, the MTA has to wait%s", end_of_line(link))
+            log.warning(
+                "%d bytes are read ahead (--read-ahead-memory, --read-ahead-disk), the MTA has to wait%s",
+                link.ahead.size,
+                end_of_line(link),
+            )
             self._poller.remove(link.fd)
             link.is_paused = True
         if is_end:

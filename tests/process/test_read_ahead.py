@@ -1,5 +1,7 @@
 """What an MTA says while a callback runs is handled after it, in threads and on asyncio alike."""
 
+import threading
+
 import pytest
 
 from fastmilter import codec
@@ -12,6 +14,8 @@ from fastmilter import Filter
 class Slow(Filter):
     def __init__(self):
         self.seen = []
+    def on_body(self, chunk):
+        self.seen.append(str(len(chunk)))
     def on_end_of_message(self):
         self.message.add_header("X-Seen", " ".join(self.seen))
     def on_message_end(self, verdict):
@@ -56,3 +60,28 @@ def test_what_comes_during_a_callback(server: Server, kind: str) -> None:
         server.wait_log("the message has ended")
     assert server.stop() == 0
     assert " failed" not in server.log()
+
+
+@pytest.mark.parametrize("kind", ["Blocking", "Async"])
+def test_an_mta_that_sends_more_than_is_held_has_to_wait_and_loses_nothing(server: Server, kind: str) -> None:
+    (server.directory / "slow.py").write_text(FILTER)
+    server.start("--workers=1", "--read-ahead-memory=64K", "--read-ahead-disk=1M", target=f"slow.py:{kind}")
+    with server.client() as client:
+        client.connect("client.example", "192.0.2.1", 25)
+        client.helo("client.example")
+        client.mail("a@example.org")
+        client.rcpt("b@example.net")
+        client.send(codec.Header(b"A", b"1"))
+        server.wait_log("in on_header A")
+        sender = threading.Thread(target=lambda: [client.send(codec.Body(bytes(65535))) for _ in range(100)])
+        sender.start()
+        (said,) = server.wait_log(r"(\d+) bytes are read ahead \(--read-ahead-memory, .* the MTA has to wait .*client=")
+        assert (1 << 20) <= int(said[1]) < 3 << 20
+        (server.directory / "go").touch()
+        sender.join()
+        client.send(codec.EndOfMessage())
+        answers = []
+        while not isinstance(answer := client.receive(), codec.Continue | codec.TempFail):
+            answers.append(answer)
+        assert codec.AddHeader(b"X-Seen", b" ".join([b"A", *[b"65535"] * 100])) in answers
+    assert server.stop() == 0

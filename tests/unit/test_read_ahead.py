@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastmilter.server import read_ahead
-from fastmilter.server.read_ahead import ReadAhead
+from fastmilter.server.read_ahead import ReadAhead, Room
+
+MEMORY = 1 << 18
+ROOM = Room(MEMORY, 1 << 28)
 
 
 def open_files() -> int:
@@ -17,7 +19,7 @@ def open_files() -> int:
 
 def test_order_whatever_the_sizes() -> None:
     dice = random.Random(4711)
-    ahead = ReadAhead()
+    ahead = ReadAhead(ROOM)
     put = taken = b""
     for _ in range(300):
         if dice.random() < 0.55:
@@ -36,14 +38,14 @@ def test_order_whatever_the_sizes() -> None:
 def test_much_of_it_is_in_a_file_that_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = open_files()
-    ahead = ReadAhead()
+    ahead = ReadAhead(ROOM)
     piece = bytes(1 << 16)
-    for _ in range(read_ahead.MEMORY_BYTES // len(piece)):
+    for _ in range(MEMORY // len(piece)):
         ahead.put(piece)
     assert open_files() == before
     ahead.put(piece)
     assert open_files() == before + 1
-    assert ahead._in_memory == read_ahead.MEMORY_BYTES
+    assert ahead._in_memory == MEMORY
     while ahead.take(1 << 18):
         pass
     assert open_files() == before
@@ -52,12 +54,12 @@ def test_much_of_it_is_in_a_file_that_goes_with_it(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "MOST_BYTES", 1000)
-    ahead = ReadAhead()
+def test_a_limit() -> None:
+    ahead = ReadAhead(Room(memory=600, disk=400))
     ahead.put(bytes(999))
     assert not ahead.is_full
     ahead.put(b"x")
     assert ahead.is_full
     ahead.take(1)
     assert not ahead.is_full
+    ahead.close()
