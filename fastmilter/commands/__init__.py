@@ -69,7 +69,7 @@ class LogFormat(logging.Formatter):
 
     def __init__(self) -> None:
         """Set the pattern."""
-        super().__init__("%(asctime)s %(lowercase)s %(name)s: %(message)s")
+        super().__init__("%(asctime)s %(lowercase)s %(name)s: %(message)s%(end)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         """Return local time with its offset, to the millisecond."""
@@ -79,6 +79,7 @@ class LogFormat(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         record.lowercase = record.levelname.lower()
+        record.end = getattr(record, "end_of_line", "")  # what a record of a filter is about
         return super().format(record)
 
 
@@ -95,6 +96,7 @@ class JsonFormat(LogFormat):
             "logger": record.name,
             "message": record.getMessage(),
             "pid": record.process,
+            **getattr(record, "about", {}),
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

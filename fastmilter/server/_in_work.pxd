@@ -16,6 +16,7 @@ cdef class InWork:
     cdef PyObject *_name  # of the callback in work; NULL: none
     cdef Py_ssize_t _number  # of the last callback
     cdef EditableMessage _message
+    cdef readonly Conversation conversation
 
     cpdef void enter(self, Conversation conversation) noexcept
     cpdef void leave(self) noexcept

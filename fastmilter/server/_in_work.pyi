@@ -9,6 +9,9 @@ from fastmilter.server.slots import Slots
 class InWork:
     """The writer's side of one slot: ``enter`` before each callback, ``leave`` when there is none left to call."""
 
+    conversation: Conversation | None
+    """Whose callback is in work."""
+
     def __init__(self, slots: Slots, slot: int) -> None: ...
     def enter(self, conversation: Conversation) -> None:
         """Note the callback that ``conversation.invoke()`` is about to run."""

@@ -61,9 +61,11 @@ cdef class InWork:
             self._queue_id[0] = 0
             self._name = NULL
             self._message = None
+            self.conversation = None
 
     cdef void _change(self, Conversation conversation) noexcept:
         cdef Py_ssize_t number = self._number
+        self.conversation = conversation
         # Names of callbacks are literals, so there is one object of each. They come in the order of the tuple, more or
         # less, so the search begins at the last one.
         self._name = <PyObject *> conversation.callback

@@ -26,6 +26,7 @@ from fastmilter.guard import OUT_OF_TIME
 from fastmilter.replies import Verdict
 from fastmilter.server.counters import Gauge
 from fastmilter.server.ends import EXIT_OK
+from fastmilter.server.log_context import log_about
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.stacks import MOST_FRAMES
@@ -152,6 +153,7 @@ class AsyncWorker(WaitingWorker):
         job = Job(link, _NO_LOCK)
         if link.context is None:
             link.context = contextvars.copy_context()
+            link.context.run(log_about, link)
         if self._threads is None:
             awaitable = link.context.run(job.run_in_loop, self._in_work)
         else:

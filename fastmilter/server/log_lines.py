@@ -8,17 +8,22 @@ from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.server.counters import Count
 
 
-def end_of_line(conversation: Conversation) -> str:
-    """Return the end of a log line: the queue id and the client, quoted, since both came from outside."""
-    parts = [f"pid={os.getpid()}"]
+def about(conversation: Conversation) -> dict[str, str | int]:
+    """Return what a log line about a conversation tells at its end; queue id and client come from outside."""
+    told: dict[str, str | int] = {"pid": os.getpid()}
     if conversation.queue_id is not None:
-        parts.append(f"qid={conversation.queue_id[:40]!r}")
+        told["qid"] = conversation.queue_id[:40]
     if conversation.connection is not None:
-        parts.append(f"client={str(conversation.connection.address)[:80]!r}")
+        told["client"] = str(conversation.connection.address)[:80]
     peer = getattr(conversation, "peer", None)  # of a Link whose MTA a proxy has named
     if peer is not None:
-        parts.append(f"mta={peer!r}")
-    return " " + " ".join(parts)
+        told["mta"] = peer
+    return told
+
+
+def end_of_line(conversation: Conversation) -> str:
+    """Return the end of a log line about a conversation, quoted."""
+    return "".join(f" {name}={value!r}" for name, value in about(conversation).items())
 
 
 def log_end(log: logging.Logger, conversation: Conversation, error: FastmilterError) -> Count:

@@ -22,6 +22,7 @@ from fastmilter.filter import Filter
 from fastmilter.guard import give_up_thread
 from fastmilter.replies import Verdict
 from fastmilter.server.counters import Gauge
+from fastmilter.server.log_context import log_about
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.settings import Settings
 from fastmilter.server.waiting import LATE, Job, WaitingWorker, stack_of
@@ -129,6 +130,7 @@ class ThreadedWorker(WaitingWorker):
         while True:
             job = self._queue.get()
             job.runner = threading.get_ident()
+            log_about(job.link)
             try:
                 was_running = job.run()
             except Exception as fault:  # noqa: BLE001 - the loop logs it, and closes the connection
@@ -138,6 +140,7 @@ class ThreadedWorker(WaitingWorker):
                 with self._counting:
                     self._threads -= 1
                     self._stuck -= 1
+            log_about(None)
             self._ended.append(job)
             self._alarm_clock.set()
             if is_late:

@@ -370,6 +370,7 @@ class WaitingWorker(Worker):
             self._tally.add(log_end(log, link, error))
         if not link.is_stuck:
             self._leaving.discard(link)
+            link.context = None  # which knows the link in turn
 
     # -- time ----------------------------------------------------------------------------------------------------
 

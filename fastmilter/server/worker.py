@@ -33,6 +33,7 @@ from fastmilter.server.counters import Count, Tally
 from fastmilter.server.crowd import Crowd
 from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.lobby import open_lobby
+from fastmilter.server.log_context import note_on_records
 from fastmilter.server.log_file import reopen_log_file
 from fastmilter.server.log_lines import end_of_line, log_end
 from fastmilter.server.message_log import open_message_log
@@ -151,6 +152,7 @@ class Worker:
             self._poller.add_bell(self._slots.bell)
         self._slots.set_listening(self._slot, True)
         self._listen()
+        note_on_records(self._in_work)
         gc.collect()
         gc.freeze()  # what was imported is never looked at again, and stays shared with the other workers
         master_channel.send(self._channel, master_channel.Ready())

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from fastmilter import codec
+from fastmilter.client import Client
 from tests.process.harness import Server
 
 FILTER = """
@@ -73,7 +74,7 @@ def test_an_mta_that_sends_more_than_is_held_has_to_wait_and_loses_nothing(serve
         client.rcpt("b@example.net")
         client.send(codec.Header(b"A", b"1"))
         server.wait_log("in on_header A")
-        sender = threading.Thread(target=lambda: [client.send(codec.Body(bytes(65535))) for _ in range(100)])
+        sender = threading.Thread(target=send_bodies, args=(client, 100))
         sender.start()
         (said,) = server.wait_log(r"(\d+) bytes are read ahead \(--read-ahead-memory, .* the MTA has to wait .*client=")
         assert (1 << 20) <= int(said[1]) < 3 << 20
@@ -85,3 +86,8 @@ def test_an_mta_that_sends_more_than_is_held_has_to_wait_and_loses_nothing(serve
             answers.append(answer)
         assert codec.AddHeader(b"X-Seen", b" ".join([b"A", *[b"65535"] * 100])) in answers
     assert server.stop() == 0
+
+
+def send_bodies(client: Client, count: int) -> None:
+    for _ in range(count):
+        client.send(codec.Body(bytes(65535)))

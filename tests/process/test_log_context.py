@@ -1,0 +1,85 @@
+"""What a filter logs tells which connection and message it is about, in every kind of filter and both formats."""
+
+import json
+import re
+
+import pytest
+
+from fastmilter.client import Client
+from tests.process.harness import Server, wait_until
+
+FILTER = """
+import asyncio, logging, threading
+from fastmilter import Filter
+
+log = logging.getLogger("tagger")
+logging.getLogger("tagger").info("imported")
+
+class Plain(Filter):
+    def on_helo(self, name):
+        log.info("helo %s", name)
+    def on_rcpt(self, recipient, params):
+        log.warning("rcpt %s", recipient)
+        try:
+            raise ValueError("traceback")
+        except ValueError:
+            log.exception("failed %s", recipient)
+        stranger = threading.Thread(target=log.warning, args=("stranger",))
+        stranger.start()
+        stranger.join()
+
+class Threaded(Plain):
+    blocking = True
+
+class Async(Plain):
+    async def on_rcpt(self, recipient, params):
+        await asyncio.sleep(0.05)
+        super().on_rcpt(recipient, params)
+
+class Mixed(Async):
+    blocking = True
+"""
+
+
+def play(client: Client, name: str, queue_id: str, port: int) -> None:
+    client.connect("client.example", "192.0.2.1", port)
+    client.helo(name)
+    client.mail("a@example.org")
+    client.macros("rcpt", {"i": queue_id})
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Threaded", "Async", "Mixed"])
+def test_lines_tell_what_they_are_about(server: Server, kind: str) -> None:
+    server.filter.write_text(FILTER)
+    server.start("--workers=1", target=f"tagger:{kind}")
+    with server.client() as first, server.client() as second:
+        play(first, "one.example", "4First", 1001)
+        play(second, "two.example", "4Second", 1002)
+        first.rcpt("one@example.net")
+        second.rcpt("two@example.net")
+    for name, queue_id, port in (("one", "4First", 1001), ("two", "4Second", 1002)):
+        client = rf"client='192\.0\.2\.1:{port}'"
+        server.wait_log(rf"info tagger: helo {name}\.example pid=\d+ {client}\n")
+        server.wait_log(rf"warning tagger: rcpt {name}@example\.net pid=\d+ qid='{queue_id}' {client}\n")
+        server.wait_log(rf"error tagger: failed {name}@example\.net pid=\d+ qid='{queue_id}' {client}\nTraceback")
+    server.wait_log(r"warning tagger: stranger\n", 2)
+    assert re.search(r"tagger: imported\n", server.log())
+    assert server.stop() == 0
+
+
+def test_the_same_as_json(server: Server) -> None:
+    server.filter.write_text(FILTER)
+    server.start("--workers=1", "--log-format=json", target="tagger:Plain", wait=False)
+    wait_until(lambda: "is ready" in server.log(), "the worker is ready")
+    address = re.search(r"listening on (\S+)", server.log())
+    assert address is not None
+    with Client(address[1]) as client:
+        play(client, "one.example", "4First", 1001)
+        client.rcpt("one@example.net")
+    wait_until(lambda: "stranger" in server.log(), "all is written")
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    (line,) = [line for line in lines if line["message"] == "rcpt one@example.net"]
+    assert (line["logger"], line["qid"], line["client"]) == ("tagger", "4First", "192.0.2.1:1001")
+    (line,) = [line for line in lines if line["message"] == "stranger"]
+    assert "qid" not in line
+    assert server.stop() == 0
