@@ -12,11 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastmilter._version import __version__
 from fastmilter.commands.log_handler import PatientHandler
 from fastmilter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastmilter.server.syslog import Syslog
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 64
@@ -67,9 +70,9 @@ class Parser(argparse.ArgumentParser):
 class LogFormat(logging.Formatter):
     """``2026-11-22T22:04:51.123+0000 warning fastmilter.server.worker: text key=value``."""
 
-    def __init__(self) -> None:
-        """Set the pattern."""
-        super().__init__("%(asctime)s %(lowercase)s %(name)s: %(message)s%(end)s")
+    def __init__(self, *, stamped: bool = True) -> None:
+        """Set the pattern; without the time (``stamped``) for who notes it anyway."""
+        super().__init__(f"{'%(asctime)s ' * stamped}%(lowercase)s %(name)s: %(message)s%(end)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         """Return local time with its offset, to the millisecond."""
@@ -114,10 +117,16 @@ def open_standard_descriptors() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the life of the process
 
 
-def set_up_logging(level: str, *, as_json: bool = False) -> None:
-    """Write log records of ``level`` and above to standard error; only commands do that, the library never."""
-    handler = PatientHandler(sys.stderr)
-    handler.setFormatter(JsonFormat() if as_json else LogFormat())
+def set_up_logging(level: str, *, as_json: bool = False, syslog: "Syslog | None" = None) -> None:
+    """Write log records of ``level`` and above to standard error or syslog; only commands do that, no library."""
+    handler: logging.Handler
+    if syslog is None:
+        handler = PatientHandler(sys.stderr)
+    else:
+        from fastmilter.commands.syslog_handler import SyslogHandler  # here: no other command needs it
+
+        handler = SyslogHandler(syslog)
+    handler.setFormatter(JsonFormat() if as_json else LogFormat(stamped=syslog is None))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 

@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     def read() -> Settings:
         settings = load_settings(command_line, os.environ)
-        set_up_logging(settings.log_level, as_json=settings.log_format == "json")
+        syslog = None if settings.check_config else settings.syslog
+        set_up_logging(settings.log_level, as_json=settings.log_format == "json", syslog=syslog)
         if not settings.check_config:
             for warning in settings.warnings:
                 log.warning("%s", warning)

@@ -34,8 +34,11 @@ _FILE_PIECE_BYTES: Final = 1 << 16
 class LineWriter:
     """Lines that wait for a descriptor. A line is at most PIPE_BUF bytes with its newline, or it may be torn."""
 
-    def __init__(self, descriptor: int, *, limit: int = WAITING_BYTES) -> None:
-        """Write to ``descriptor``, which stays the caller's; let at most ``limit`` bytes wait."""
+    def __init__(self, descriptor: int, *, limit: int = WAITING_BYTES, together: bool = True) -> None:
+        """Write to ``descriptor``, which stays the caller's; let at most ``limit`` bytes wait.
+
+        ``together``: several lines may leave in one write; not where each is a datagram.
+        """
         self.waiting = 0
         """How many bytes wait."""
         self.is_blocked = False
@@ -50,7 +53,7 @@ class LineWriter:
         self.descriptor = descriptor if self._own_terminal is None else self._own_terminal
         self._is_file = stat.S_ISREG(kind)
         self._is_socket = stat.S_ISSOCK(kind)
-        self._most = _FILE_PIECE_BYTES if self._is_file else _PIECE_BYTES
+        self._most = 0 if not together else _FILE_PIECE_BYTES if self._is_file else _PIECE_BYTES
         self._own_pipe = os.pipe() if stat.S_ISFIFO(kind) and hasattr(os, "splice") else None
         self._staged = False  # the piece is in the pipe of our own
         self._room = select.poll()

@@ -20,6 +20,7 @@ cdef class MessageLog:
     cdef Poller _poller
     cdef bint _is_awaited
     cdef bint _as_json
+    cdef object _syslog
     cdef int _number
     cdef str _tail
     cdef long _second

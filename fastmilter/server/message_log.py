@@ -18,6 +18,7 @@ from fastmilter.replies import CONTINUE, Verdict
 from fastmilter.server._sockets import Poller
 from fastmilter.server.line_writer import LineWriter
 from fastmilter.server.settings import Settings
+from fastmilter.server.syslog import Syslog, SyslogWriter
 
 _MOST_OF_SENDER: Final = 256  # bytes of a path, RFC 5321 section 4.5.3.1.3
 _MOST_OF_HELO: Final = 80
@@ -33,13 +34,15 @@ _LOGGER: Final = "fastmilter.message"
 
 
 def open_message_log(settings: Settings, number: int, poller: Poller) -> "MessageLog | None":
-    """Return the log of this process, worker ``number``, on standard error; ``None`` if none is wanted.
+    """Return the log of this process, worker ``number``, where all its lines go; ``None`` if none is wanted.
 
     ``poller`` is what its loop waits with.
     """
     if not settings.log_messages:
         return None
-    return MessageLog(number, LineWriter(_STDERR), poller, as_json=settings.log_format == "json")
+    syslog = settings.syslog
+    writer = LineWriter(_STDERR) if syslog is None else SyslogWriter(syslog)
+    return MessageLog(number, writer, poller, as_json=settings.log_format == "json", syslog=syslog)
 
 
 def quoted(data: bytes, most: int) -> str:
@@ -64,8 +67,17 @@ def _cut(data: bytes, most: int) -> str:
 class MessageLog:
     """The message log of one worker."""
 
-    def __init__(self, number: int, writer: LineWriter, poller: Poller, *, as_json: bool = False) -> None:
+    def __init__(
+        self,
+        number: int,
+        writer: LineWriter,
+        poller: Poller,
+        *,
+        as_json: bool = False,
+        syslog: Syslog | None = None,
+    ) -> None:
         """Begin the log of this process, worker ``number``; have ``poller`` wake it when what was full has room."""
+        self._syslog = syslog
         self._writer = writer
         self._poller = poller
         self._as_json = as_json
@@ -127,7 +139,8 @@ class MessageLog:
 
         head = {"time": self._stamp(), "level": level, "logger": _LOGGER}
         line = json.dumps({**head, **fields, "worker": self._number, "pid": os.getpid()}, ensure_ascii=True)
-        self._writer.put(line.encode() + b"\n")
+        before = "" if self._syslog is None else self._syslog.head(level)
+        self._writer.put((before + line).encode() + b"\n")
 
     def flush(self) -> None:
         """Write what was noted, as far as that goes without waiting."""
@@ -162,6 +175,8 @@ class MessageLog:
 
     def _begin(self, level: str) -> str:
         """Return the beginning of a line: time, level, logger (as ``commands.LogFormat``)."""
+        if self._syslog is not None:
+            return f"{self._syslog.head(level)}{level} {_LOGGER}:"
         return f"{self._stamp()} {level} {_LOGGER}:"
 
     def _stamp(self) -> str:

@@ -27,6 +27,7 @@ from fastmilter.server.numbers import (
 )
 from fastmilter.server.peers import parse_networks, parse_users
 from fastmilter.server.places import parse_control, parse_metrics
+from fastmilter.server.syslog import parse_syslog
 
 ENVIRONMENT_PREFIX: Final = "FASTMILTER_"
 FILTER_TABLE: Final = "filter"
@@ -335,6 +336,13 @@ OPTIONS: Final = (
         None,
         "FILE",
         "write everything that would be on standard error to the end of this file, which USR1 opens anew; -: do not",
+    ),
+    Option(
+        "syslog",
+        parse_syslog,
+        None,
+        "FACILITY[@PATH]",
+        "send the log to the syslog daemon (at /dev/log, or PATH) instead, as mail, daemon, user or local0 to local7",
     ),
     Option(
         "metrics",

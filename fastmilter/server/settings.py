@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.load import Target
+from fastmilter.server.log_file import NO_FILE
 from fastmilter.server.options import (
     ENVIRONMENT_PREFIX,
     FILTER_TABLE,
@@ -25,6 +26,7 @@ from fastmilter.server.options import (
 )
 from fastmilter.server.peers import Network, refuse_half_a_proxy
 from fastmilter.server.places import AUTO, control_path
+from fastmilter.server.syslog import Syslog
 
 _BY_NAME: Final = {option.name: option for option in OPTIONS}
 
@@ -63,6 +65,7 @@ class Settings:
     log_messages: bool
     log_format: str
     log_file: str | None
+    syslog: Syslog | None
     metrics: Endpoint | None
     control: str | None
     """The path of the control socket."""
@@ -123,6 +126,8 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
     refuse_half_a_proxy(values["listen"], values["proxy_from"])
+    if values["syslog"] is not None and values["log_file"] not in (None, NO_FILE):
+        raise ConfigError("--syslog and --log-file are both given, and the log goes to one place: leave out one")
     asked = values["control"]
     values["control"] = control_path(asked, environment)
     return Settings(
