@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastmilter.errors import RemoteProtocolError
-from fastmilter.server.peers import LOG_EVERY_S, Door, LogLimit, Network, address_of
+from fastmilter.server.log_limit import LogLimit
+from fastmilter.server.peers import LOG_EVERY_S, Door, Network, address_of
 from fastmilter.server.proxy_header import MAX_BYTES, ProxyHeader, may_begin_header, parse_proxy_header
 
 if TYPE_CHECKING:

@@ -2,10 +2,16 @@
 
 import logging
 import os
+from typing import Final
 
 from fastmilter.conversation import Conversation
 from fastmilter.errors import FastmilterError, RemoteProtocolError
 from fastmilter.server.counters import Count
+from fastmilter.server.log_limit import LogLimit
+
+EVERY_S: Final = 10.0
+BURST: Final = 10
+"""How many lines in that time connections may cause that end badly, of each level and in each worker."""
 
 
 def about(conversation: Conversation) -> dict[str, str | int]:
@@ -26,10 +32,29 @@ def end_of_line(conversation: Conversation) -> str:
     return "".join(f" {name}={value!r}" for name, value in about(conversation).items())
 
 
-def log_end(log: logging.Logger, conversation: Conversation, error: FastmilterError) -> Count:
-    """Log why a connection is closed before its MTA wanted it; return what that counts as."""
-    if isinstance(error, RemoteProtocolError):
-        log.warning("the peer broke the protocol, its connection is closed: %s%s", error, end_of_line(conversation))
-        return Count.PROTOCOL_ERRORS
-    log.error("negotiation failed, the MTA takes its default action: %s%s", error, end_of_line(conversation))
-    return Count.NEGOTIATION_FAILURES
+class EndLog:
+    """Why connections are closed before their MTA wanted it: whoever makes many such connections fills no disk."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        """Write to ``log``."""
+        self._warnings = LogLimit(lambda text: log.warning("%s", text), EVERY_S, burst=BURST)
+        self._errors = LogLimit(lambda text: log.error("%s", text), EVERY_S, burst=BURST)
+
+    def silent(self, conversation: Conversation, seconds: float, what: str, now: float) -> None:
+        """Note a connection whose MTA said nothing for so long."""
+        text = f"the MTA was silent for {seconds:.0f} s {what}, its connection is closed"
+        self._warnings.add(text + end_of_line(conversation), now)
+
+    def failed(self, conversation: Conversation, error: FastmilterError, now: float) -> Count:
+        """Note a connection that ends with ``error``; return what that counts as."""
+        end = end_of_line(conversation)
+        if isinstance(error, RemoteProtocolError):
+            self._warnings.add(f"the peer broke the protocol, its connection is closed: {error}{end}", now)
+            return Count.PROTOCOL_ERRORS
+        self._errors.add(f"negotiation failed, the MTA takes its default action: {error}{end}", now)
+        return Count.NEGOTIATION_FAILURES
+
+    def on_time(self, now: float) -> None:
+        """Say what was left out, when its time has come."""
+        self._warnings.on_time(now)
+        self._errors.on_time(now)

@@ -12,12 +12,13 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
+from fastmilter.server.log_limit import LogLimit
 from fastmilter.server.privileges import user_number
 
 if TYPE_CHECKING:
@@ -196,37 +197,3 @@ def open_door(settings: "Settings", slots: "Slots", slot: int, listeners: Sequen
     families = {listener.fileno(): int(listener.family) for listener in listeners}
     rules = Rules(settings.allow, settings.allow_user)
     return Door(rules, settings.max_connections_per_peer, slots, slot, families)
-
-
-class LogLimit:
-    """Lets a line through once in ``every_s`` seconds, and says how many more there were.
-
-    >>> said = []
-    >>> limit = LogLimit(said.append, 1.0)
-    >>> for now in (10.0, 10.1, 10.2): limit.add("refused", now)
-    >>> limit.on_time(11.5); said
-    ['refused', 'refused (1 more like it)']
-    """
-
-    def __init__(self, say: Callable[[str], None], every_s: float) -> None:
-        """``say`` writes a line."""
-        self._say = say
-        self._every_s = every_s
-        self._next = float("-inf")
-        self._waiting: list[str] = []  # the last line that was left out
-        self._left_out = 0
-
-    def add(self, text: str, now: float) -> None:
-        """Say ``text`` now or later, or count it."""
-        self._waiting = [text]
-        self._left_out += 1
-        self.on_time(now)
-
-    def on_time(self, now: float) -> None:
-        """Say what waits if its time has come."""
-        if not self._waiting or now < self._next:
-            return
-        more = self._left_out - 1
-        self._say(self._waiting.pop() + (f" ({more} more like it)" if more else ""))
-        self._left_out = 0
-        self._next = now + self._every_s

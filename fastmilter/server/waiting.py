@@ -32,7 +32,7 @@ from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
-from fastmilter.server.log_lines import end_of_line, log_end
+from fastmilter.server.log_lines import end_of_line
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.pace import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES
 from fastmilter.server.read_ahead import Room
@@ -367,7 +367,7 @@ class WaitingWorker(Worker):
         self._disconnect(link)
         error = link.session.error
         if error is not None and not link.is_stuck:
-            self._tally.add(log_end(log, link, error))
+            self._tally.add(self._end_log.failed(link, error, time.monotonic()))
         if not link.is_stuck:
             self._leaving.discard(link)
             link.context = None  # which knows the link in turn

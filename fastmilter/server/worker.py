@@ -17,6 +17,7 @@ import contextlib
 import errno
 import gc
 import logging
+import math
 import socket
 import time
 from typing import Any, Final
@@ -35,7 +36,7 @@ from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_context import note_on_records
 from fastmilter.server.log_file import reopen_log_file
-from fastmilter.server.log_lines import end_of_line, log_end
+from fastmilter.server.log_lines import EndLog, end_of_line
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.pace import (
     ACCEPT_PAUSE_S,
@@ -108,6 +109,7 @@ class Worker:
         self._slot = slot
         self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
         self._in_work = InWork(slots, slot)
+        self._end_log = EndLog(log)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
         self._lobby = open_lobby(settings, listeners, self._door, self._poller)
@@ -206,6 +208,7 @@ class Worker:
             self._accept_again_at = None
             self._come_back()
             self._take_what_waits()
+        self._end_log.on_time(now)
         if self._door is not None:
             self._door.on_time(now)
         if self._lobby is not None:
@@ -481,7 +484,7 @@ class Worker:
             return
         error = link.session.error
         if error is not None:
-            self._tally.add(log_end(log, link, error))
+            self._tally.add(self._end_log.failed(link, error, time.monotonic()))
         if self._door is not None:
             self._door.leave(link.fd)
         self._poller.remove(link.fd)
@@ -502,9 +505,7 @@ class Worker:
                 limit, what, count = settings.idle_timeout, "between two packets", Count.SILENT_IDLE
             if silence > limit:
                 self._tally.add(count)
-                log.warning(
-                    "the MTA was silent for %.0f s %s, its connection is closed%s", silence, what, end_of_line(link)
-                )
+                self._end_log.silent(link, silence, what, now)
                 self._lose(link)
 
     # -- orders --------------------------------------------------------------------------------------------------
@@ -562,6 +563,7 @@ class Worker:
         self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
         if self._tally.watched:
             self._publish()  # what has happened since the last tick counts too
+        self._end_log.on_time(math.inf)
         if self._message_log is not None:
             self._message_log.close()
 

@@ -3,6 +3,7 @@
 import array
 import fcntl
 import os
+import re
 import resource
 import selectors
 import socket
@@ -266,3 +267,17 @@ def test_the_limits_of_a_message_reach_every_connection(server: Server) -> None:
     server.wait_log(r"the header has more than 3 fields \(--max-header-fields\): the message gets 552 5\.3\.4 pid=\d+")
     server.wait_log(r"the header has more than 100 bytes \(--max-header-bytes\): the message gets 552 5\.3\.4 pid=\d+")
     assert server.stop() == 0
+
+
+def test_who_breaks_the_protocol_again_and_again_does_not_fill_the_log(server: Server) -> None:
+    path = server.directory / "fm.sock"
+    server.start("--workers=1", listen=[f"unix:{path}"])
+    for _ in range(50):
+        with connected(path) as peer:
+            peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert peer.recv(1) == b""
+    assert server.stop() == 0
+    lines = [line for line in server.log().splitlines() if "the peer broke the protocol" in line]
+    assert len(lines) < 50 // 2
+    left_out = sum(int(number) for line in lines for number in re.findall(r"\((\d+) more like it\)$", line))
+    assert len(lines) + left_out == 50, "those that are not said are counted"

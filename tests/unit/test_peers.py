@@ -8,7 +8,7 @@ import pytest
 
 from fastmilter.errors import ConfigError
 from fastmilter.server.peer_counts import PEERS, PeerCounts
-from fastmilter.server.peers import LogLimit, Rules, address_of, open_door, parse_networks, parse_users
+from fastmilter.server.peers import Rules, address_of, open_door, parse_networks, parse_users
 from fastmilter.server.settings import load_settings
 from fastmilter.server.slots import Slots
 
@@ -83,21 +83,6 @@ def test_half_a_proxy_is_refused(options: dict[str, object], error: str) -> None
     with pytest.raises(ConfigError) as caught:
         load_settings({"target": "tagger:Tagger", **options}, {})
     assert error in str(caught.value)
-
-
-def test_one_line_at_a_time_and_none_is_lost() -> None:
-    said: list[str] = []
-    limit = LogLimit(said.append, 1.0)
-    limit.on_time(99.0)
-    for now in (100.0, 100.2, 100.9):
-        limit.add(f"at {now}", now)
-    limit.on_time(100.99)
-    assert said == ["at 100.0"]
-    limit.on_time(101.0)
-    limit.on_time(105.0)
-    assert said == ["at 100.0", "at 100.9 (1 more like it)"]
-    limit.add("later", 106.0)
-    assert said[2:] == ["later"]
 
 
 def test_peers_are_counted_over_all_workers() -> None:
