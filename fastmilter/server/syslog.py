@@ -72,7 +72,13 @@ class SyslogWriter(LineWriter):
 
     def put(self, line: bytes) -> None:
         """Have a line sent by the next ``flush``; cut if it is too long."""
-        super().put(line.rstrip(b"\n")[:MOST_BYTES])
+        line = line.rstrip(b"\n")
+        if len(line) > MOST_BYTES:
+            end = MOST_BYTES
+            while end > MOST_BYTES - 3 and line[end] & 0xC0 == 0x80:  # not in the middle of a character
+                end -= 1
+            line = line[:end]
+        super().put(line)
 
     def flush(self) -> int:
         """Send what is taken now; return how many lines were lost, as ``LineWriter``."""

@@ -32,6 +32,7 @@ from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
+from fastmilter.server.log_context import log_about
 from fastmilter.server.log_lines import end_of_line
 from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.pace import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES
@@ -445,11 +446,14 @@ class WaitingWorker(Worker):
         own: Verdict = self._filter_class.timeout_verdict
         if "on_timeout" not in self.plan.overridden or link.filter is None or link.is_noticing:
             return own
+        log_about(link)
         try:
             result = link.filter.on_timeout(step_of(link))  # type: ignore[attr-defined]
         except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
             self.callback_failed(link, "on_timeout", error)
             return own
+        finally:
+            log_about(None)
         return self._verdict_or(result, own, link)
 
     def _verdict_or(self, result: Any, own: Verdict, link: WaitingLink) -> Verdict:

@@ -38,6 +38,22 @@ class Async(Plain):
 
 class Mixed(Async):
     blocking = True
+
+class Late(Filter):
+    deadline = 0.2
+    def on_timeout(self, step):
+        log.warning("late at %s", step)
+
+class LateThread(Late):
+    blocking = True
+    def on_rcpt(self, recipient, params):
+        stop.wait(1)
+
+class LateTask(Late):
+    async def on_rcpt(self, recipient, params):
+        await asyncio.sleep(30)
+
+stop = threading.Event()
 """
 
 
@@ -64,6 +80,17 @@ def test_lines_tell_what_they_are_about(server: Server, kind: str) -> None:
         server.wait_log(rf"error tagger: failed {name}@example\.net pid=\d+ qid='{queue_id}' {client}\nTraceback")
     server.wait_log(r"warning tagger: stranger\n", 2)
     assert re.search(r"tagger: imported\n", server.log())
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["LateThread", "LateTask"])
+def test_what_is_logged_when_a_callback_is_out_of_time(server: Server, kind: str) -> None:
+    server.filter.write_text(FILTER)
+    server.start("--workers=1", target=f"tagger:{kind}")
+    with server.client() as client:
+        play(client, "one.example", "4First", 1001)
+        client.rcpt("one@example.net")
+    server.wait_log(r"warning tagger: late at rcpt pid=\d+ qid='4First' client='192\.0\.2\.1:1001'\n")
     assert server.stop() == 0
 
 
