@@ -155,6 +155,19 @@ def method(effort: Effort, cores: Cores, accounting: str, *, quick: bool) -> dic
     }
 
 
+def updated(former: Document, newer: Document) -> Document:
+    """Return ``former`` with the sections and aims of ``newer`` in the place of its own; ratios are those of a row."""
+    sections = {section["name"]: section for section in newer["sections"]}
+    aims = {(aim["job"], aim["aim"]): aim for aim in newer["aims"]}
+    kept = [aims.pop((aim["job"], aim["aim"]), aim) for aim in former["aims"]]
+    return {
+        **former,
+        "sections": [sections.get(section["name"], section) for section in former["sections"]],
+        "aims": [*kept, *aims.values()],
+        "missing": newer["missing"],
+    }
+
+
 def write(content: Document, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -87,6 +87,11 @@ def parse() -> argparse.Namespace:
         "--patience", type=int, metavar="N", default=0, help="repeat so often what other programs disturbed (0)"
     )
     parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="for results.json and chart.svg")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="put the rows that are measured in the place of those in bench/results.json",
+    )
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of a results.json, measure nothing")
     options = parser.parse_args()
     for name in options.row:
@@ -116,7 +121,7 @@ def chosen(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
 def directory_of(options: argparse.Namespace) -> Path:
     """Only a whole run replaces the committed results, unless a directory is named."""
     whole = not (options.row or options.only or options.quick)
-    return options.output or (HERE if whole else OUT)
+    return options.output or (HERE if whole or options.update else OUT)
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -135,6 +140,8 @@ def run(options: argparse.Namespace) -> bool:
         collected.part(name, quick=options.quick)
     method = results.method(effort, cores, account.kind, quick=options.quick)
     document = results.document(collected.sections, collected.aims, collected.missing, method)
+    if options.update:
+        document = results.updated(results.read(HERE / "results.json"), document)
     print(report.notes(document))
     print(f"\n{report.aims_table(document['aims'], document['missing'])}")
     directory = directory_of(options)

@@ -123,7 +123,7 @@ def set_up_logging(level: str, *, as_json: bool = False, syslog: "Syslog | None"
     if syslog is None:
         handler = PatientHandler(sys.stderr)
     else:
-        from fastmilter.commands.syslog_handler import SyslogHandler  # here: no other command needs it
+        from fastmilter.server.syslog_handler import SyslogHandler  # here: no other command needs it
 
         handler = SyslogHandler(syslog)
     handler.setFormatter(JsonFormat() if as_json else LogFormat(stamped=syslog is None))

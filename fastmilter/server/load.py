@@ -102,8 +102,8 @@ def _put_first_on_path(directory: str) -> None:
     if directory in sys.path:
         sys.path.remove(directory)
     sys.path.insert(0, directory)
-    # As importlib.invalidate_caches(), which in Python 3.13 imports something first: as the user that a worker has become,
-    # who may not be able to read it.
+    # As importlib.invalidate_caches(), which in Python 3.13 imports something first: as the user that a worker has
+    # become, who may not be able to read it.
     for path, finder in list(sys.path_importer_cache.items()):
         if finder is None:
             del sys.path_importer_cache[path]

@@ -41,6 +41,7 @@ from fastmilter.server.setups import Setup, Setups
 from fastmilter.server.signals import MASTER_SIGNALS, SignalPipe
 from fastmilter.server.slots import CAPACITY
 from fastmilter.server.stacks import StackPipe
+from fastmilter.server.syslog_handler import send_what_waits
 from fastmilter.server.watchman import Watchman
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,7 @@ class Supervisor:
             self._become_new_master()
         self._do(decisions.Kill(worker) for worker in self._watchman.look())
         self._notify()
+        send_what_waits()
 
     def _notify(self) -> None:
         """Tell systemd how we are; whether we reload is told where that begins."""

@@ -56,6 +56,7 @@ from fastmilter.server.poller import best_poller, can_accept
 from fastmilter.server.recycle import open_recycler
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
+from fastmilter.server.syslog_handler import send_what_waits
 from fastmilter.server.titles import mark_draining
 from fastmilter.session import Phase
 
@@ -209,6 +210,7 @@ class Worker:
             self._come_back()
             self._take_what_waits()
         self._end_log.on_time(now)
+        send_what_waits()
         if self._door is not None:
             self._door.on_time(now)
         if self._lobby is not None:

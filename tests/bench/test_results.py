@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -138,3 +139,32 @@ def test_an_unknown_row_is_refused() -> None:
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "typical-unix" in done.stderr
+
+
+def test_measured_rows_take_the_place_of_the_former_ones() -> None:
+    def section(name: str, line: str) -> Any:
+        return {"name": name, "title": name, "lines": [line], "missing": []}
+
+    def aim(job: str, what: str, value: float) -> Any:
+        return {"job": job, "aim": what, "value": value, "limit": 1.0, "at_most": True, "shown": f"{value}"}
+
+    former: Any = {
+        "made": "then",
+        "machine": {},
+        "method": {"rounds": 5},
+        "sections": [section("a", "old"), section("b", "old")],
+        "aims": [aim("a", "cpu", 1.0), aim("b", "cpu", 1.0)],
+        "missing": ["a: p50"],
+    }
+    newer: Any = {**former, "made": "now", "sections": [section("b", "new")], "missing": []}
+    newer["aims"] = [aim("b", "cpu", 2.0), aim("a", "p50", 2.0)]
+    document = results.updated(former, newer)
+    assert document["made"] == "then"
+    lines: Any = [each["lines"] for each in document["sections"]]
+    assert lines == [["old"], ["new"]]
+    assert [(each["job"], each["aim"], each["value"]) for each in document["aims"]] == [
+        ("a", "cpu", 1.0),
+        ("b", "cpu", 2.0),
+        ("a", "p50", 2.0),
+    ]
+    assert document["missing"] == []

@@ -130,7 +130,9 @@ def test_a_daemon_that_stands_still_holds_up_no_mail(server: Server, daemon: Dae
             client.mail(f"{number}@example.org")
             complete(client)
         messages = daemon.wait(r"info fastmilter\.message: .*from='(\d+)@.*", 300)
-    assert [int(line[2]) for line in messages] == list(range(300)), "all of them, in order"
+        records = daemon.wait(r"warning tagger: from (\d+)@.*", 300)
+    for lines in (messages, records):
+        assert [int(line[2]) for line in lines] == list(range(300)), "all of them, in order"
     assert server.stop() == 0
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastmilter.commands import syslog_handler
-from fastmilter.commands.syslog_handler import SyslogHandler
+from fastmilter.server import syslog_handler
 from fastmilter.server.syslog import MOST_BYTES, Syslog, SyslogWriter
+from fastmilter.server.syslog_handler import SyslogHandler
 
 MANY = 40
 """More lines than the kernel queues for a daemon that does not read."""
@@ -39,7 +39,7 @@ def read(daemon: socket.socket) -> list[str]:
 def test_what_waits_at_a_fork_comes_once(
     daemon: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syslog_handler, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(syslog_handler, "CLOSE_S", 0.0)
     handler = SyslogHandler(Syslog("mail", str(tmp_path / "log")))
     for number in range(MANY):
         handler.emit(record(f"parent {number}"))

@@ -1,15 +1,25 @@
-"""Log records for the syslog daemon."""
+"""Log records for the syslog daemon: sent at once or, where it takes none now, when the loop looks again."""
 
 import logging
 import os
+from typing import Final
 
-from fastmilter.commands.log_handler import PATIENCE_S
 from fastmilter.errors import ConfigError
 from fastmilter.server.syslog import Syslog, SyslogWriter
 
+CLOSE_S: Final = 1.0
+"""How long a process that ends waits for a daemon that is slow."""
+
+
+def send_what_waits() -> None:
+    """Send the records that a daemon did not take before, as far as it does now; to be called every second or so."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, SyslogHandler):
+            handler.flush()
+
 
 class SyslogHandler(logging.Handler):
-    """Sends records to a daemon, and loses some rather than wait for ever."""
+    """Sends records to a daemon, and waits for none; records that are too many to wait are lost, and counted."""
 
     def __init__(self, syslog: Syslog) -> None:
         """Connect to the daemon; ``ConfigError`` if there is none: later it may come and go."""
@@ -17,27 +27,35 @@ class SyslogHandler(logging.Handler):
         self._syslog = syslog
         self._writer = SyslogWriter(syslog)
         self._pid = os.getpid()
-        self._stands_still = False
         error = self._writer.connect()
         if error is not None:
             self._writer.close()
             raise ConfigError(f"--syslog: nobody takes lines at {syslog.path}: {error.strerror}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; wait for a daemon that is slow, once: not again before it has taken something."""
+        """Send a record, or have it wait."""
         try:
             self._begin_in_child()
             self._put(record.levelname.lower(), self.format(record))
-            lost = self._writer.flush()
-            if self._writer.is_blocked and not self._stands_still:
-                lost += self._writer.drain(PATIENCE_S)
-            self._stands_still = self._writer.is_blocked
-            if lost:
-                text = "the syslog daemon took no more: records are missing"
-                self._put("warning", f"warning {__name__}: {text} lost={lost}")
-                self._writer.flush()
+            self._send()
         except Exception:  # noqa: BLE001 - as every handler of logging
             self.handleError(record)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the daemon takes it now."""
+        self.acquire()
+        try:
+            self._begin_in_child()
+            self._send()
+        finally:
+            self.release()
+
+    def _send(self) -> None:
+        lost = self._writer.flush()
+        if lost:
+            text = "the syslog daemon took no more: records are missing"
+            self._put("warning", f"warning {__name__}: {text} lost={lost}")
+            self._writer.flush()
 
     def _begin_in_child(self) -> None:
         """Begin anew after a fork: what waited then is sent by the parent, and would come twice."""
@@ -45,14 +63,13 @@ class SyslogHandler(logging.Handler):
             self._writer.close()
             self._writer = SyslogWriter(self._syslog)
             self._pid = os.getpid()
-            self._stands_still = False
 
     def _put(self, level: str, text: str) -> None:
         self._writer.put((self._syslog.head(level) + text).encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
-        """Send what waits, as far as that goes."""
+        """Send what waits; wait for a slow daemon, but not for long."""
         self._begin_in_child()
-        self._writer.drain(PATIENCE_S)
+        self._writer.drain(CLOSE_S)
         self._writer.close()
         super().close()
