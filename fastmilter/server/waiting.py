@@ -204,6 +204,8 @@ class WaitingWorker(Worker):
             self._late.discard(job)
             link.since = time.monotonic()  # what waited for it has its own time
             link.come_back()
+        elif link.job is not job:
+            return  # it was answered before it could begin, and another one has the connection by now
         else:
             self._jobs.discard(job)
             link.job = None
