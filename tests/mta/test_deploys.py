@@ -1,6 +1,7 @@
 """Postfix under constant load while the server behind it is reloaded, upgraded and started again: no mail is lost."""
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,9 +79,12 @@ class Source:
 def server() -> Iterator[Server]:
     """A server whose directory Postfix may enter."""
     need("postfix")
-    server = Server(new_directory("deploys"))
+    directory = new_directory("deploys")
+    server = Server(directory)
     yield server
     server.kill_all()
+    print(server.log_file.read_text()[-4000:])  # shown where a test fails
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def postfix_with(sink: Sink, milter: str) -> Postfix:
@@ -101,8 +105,9 @@ def check(source: Source, sink: Sink, postfix: Mta, server: Server) -> Counter[i
 
 def worker_of(delivery: Delivery) -> int:
     """Return the worker that a message was filtered by."""
-    (pid,) = delivery.values("X-Pid")
-    return int(pid)
+    pids = delivery.values("X-Pid")
+    assert len(pids) == 1, f"the filter has seen it {len(pids)} times: {delivery.head!r}"
+    return int(pids[0])
 
 
 def generations_of(server: Server) -> dict[int, int]:
