@@ -15,7 +15,7 @@ import gc
 import os
 import time
 
-from fastmilter import Filter, reply
+from fastmilter import CONTINUE, Filter, reply
 
 
 def note(word):
@@ -55,6 +55,28 @@ class Queued(Late):
 
     async def on_mail(self, sender, params):
         pass
+
+    def on_rcpt(self, recipient, params):
+        note("rcpt")
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+
+
+class Crowded(Filter):
+    blocking = True
+    deadline = {"helo": 0.3, "mail": 60, "rcpt": 60}
+    timeout_verdict = CONTINUE
+
+    def on_helo(self, name):
+        note("helo:" + name)
+        return CONTINUE
+
+    def on_mail(self, sender, params):
+        if sender.local_part == "slow":
+            note("begin")
+            while not os.path.exists("on"):
+                time.sleep(0.01)
+            note("end")
 
     def on_rcpt(self, recipient, params):
         note("rcpt")
@@ -127,6 +149,36 @@ def test_the_end_of_a_message_that_waits_for_a_thread_is_told_all_the_same(serve
         assert code(second.mail("a@example.org")) == 421, "the end of its first message is still to be told"
         (server.directory / "go").touch()
         wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
+
+
+def test_a_job_answered_in_the_queue_leaves_the_next_one_of_its_connection_alone(server: Server) -> None:
+    """It comes out of the queue when a thread is free, beside a later job of the same connection that still runs."""
+    serve(server, "Crowded", "--threads=2")
+    with Client(server.address()) as first, Client(server.address()) as second, Client(server.address()) as third:
+        for holder in (first, second):
+            begin(holder)
+            holder.send(codec.RcptTo(b"<b@example.net>"))
+        wait_until(lambda: notes(server.directory).count("rcpt") == 2, "both threads are taken")
+        third.connect("client.example.com")
+        assert third.helo("late") == CONTINUE
+        third.send(codec.MailFrom(b"<slow@example.org>"))
+        (server.directory / "go").touch()
+        wait_until(lambda: "begin" in notes(server.directory), "on_mail to begin")
+        for holder in (first, second):
+            assert isinstance(holder.receive(), codec.Continue)
+            holder.abort()
+        pass_through_queue(first)  # behind the job that was answered
+        third.send(codec.RcptTo(b"<b@example.net>"))
+        pass_through_queue(second)  # the loop has seen that RCPT by then
+        (server.directory / "on").touch()
+        assert isinstance(third.receive(), codec.Continue)
+        assert isinstance(third.receive(), codec.Continue)
+    of_all = [word for word in notes(server.directory) if word != "helo:client.example"]
+    assert of_all == ["rcpt", "rcpt", "begin", "end", "rcpt"], "and never on_helo of the third"
+
+
+def pass_through_queue(client: Client) -> None:
+    assert client.mail("a@example.org") == CONTINUE
 
 
 def test_a_callback_may_come_back_while_on_timeout_is_asked(server: Server) -> None:
