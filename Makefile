@@ -29,7 +29,7 @@ SOAK ?= --seconds 60
 # or  make bench-idle BENCH="--connections 1000 --json"
 BENCH ?=
 
-.PHONY: help build demo soak test pytest mta milters promtool backends haproxy lint format typing fuzz pictures bench bench-quick bench-idle libmilter clean
+.PHONY: help build demo soak test pytest mta milters promtool backends haproxy rsyslog lint format typing fuzz pictures bench bench-quick bench-idle libmilter clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -65,7 +65,7 @@ build: $(STAMPS)/built ## Make the virtual environment and build fastmilter in i
 demo: build ## Run a filter on a loopback port, play a message through it, show what it did
 	$(RUN) examples/demo.py
 
-test: lint typing mta milters promtool backends haproxy pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
+test: lint typing mta milters promtool backends haproxy rsyslog pytest ## Run everything: lint, types, and all tests, with real MTAs and milters
 
 pytest: $(STAMPS)/checks ## Run the tests alone; PYTEST="-k word" for some of them
 	$(RUN) -m pytest $(PYTEST)
@@ -85,6 +85,9 @@ backends: ## Install clamd and the Redis server for the tests of the examples (D
 
 haproxy: ## Install HAProxy for the test of several machines (Debian, as root)
 	tests/layout/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The test with HAProxy will be skipped."; }
+
+rsyslog: ## Install rsyslog for the test of --syslog (Debian, as root)
+	tests/syslog/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with rsyslog will be skipped."; }
 
 lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)
