@@ -13,6 +13,7 @@ cdef class Stream:
 
 
 cpdef object accept(int listener, bint is_tcp)
+cpdef double monotonic() noexcept
 cpdef Py_ssize_t send_now(int fd, bytes data) except -1
 
 

@@ -4,7 +4,7 @@ cimport cython
 
 from fastmilter.conversation cimport Conversation
 from fastmilter.server._in_work cimport InWork
-from fastmilter.server._sockets cimport Poller, Stream, accept
+from fastmilter.server._sockets cimport Poller, Stream, accept, monotonic
 from fastmilter.server.counted cimport Counted, show_in_flight
 from fastmilter.server.counters cimport Tally
 from fastmilter.server.crowd cimport Crowd
@@ -55,13 +55,14 @@ cdef class Worker:
     cdef readonly object _drain_limits
     cdef readonly bint _stop_now
     cdef list _due
+    cdef Py_ssize_t _due_count
     cdef public int _alarm
 
     cpdef object _start_filter(self)
     cpdef object _begin(self)
     cpdef bint _finished(self) except -1
     cpdef double _wake_at(self) except -1
-    @cython.locals(link=Link, fd=int, now=double)
+    @cython.locals(link=Link, fd=int, now=double, waiting=Py_ssize_t)
     cpdef object _turn(self, bint may_wait)
     cdef Link _make_link(self, Stream stream, double now)
     cpdef object _on_alarm(self)
@@ -80,6 +81,7 @@ cdef class Worker:
     cdef object _come_back(self)
     cdef object _take_what_waits(self)
     cdef object _handle(self, Link link, double now)
+    @cython.locals(link=Link, place=Py_ssize_t)
     cdef object _answer_due(self)
     cdef object _answer(self, Link link)
     cdef object _lose_by_fault(self, Link link, error)

@@ -19,7 +19,6 @@ import gc
 import logging
 import math
 import socket
-import time
 from typing import Any, Final
 
 from fastmilter.conversation import Conversation, Host
@@ -28,7 +27,7 @@ from fastmilter.plan import Plan, build_options, refuse_awaitable
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
-from fastmilter.server._sockets import Stream, accept
+from fastmilter.server._sockets import Stream, accept, monotonic
 from fastmilter.server.counted import Counted, show_guards, show_in_flight
 from fastmilter.server.counters import Count, Tally
 from fastmilter.server.crowd import Crowd
@@ -125,7 +124,8 @@ class Worker:
         self._sweep_s = min(settings.negotiation_timeout, settings.packet_timeout, settings.idle_timeout, 20.0) / 4
         self._drain_limits: tuple[float, ...] | None = None  # moments at which the tiers of a drain end
         self._stop_now = False
-        self._due: list[Link] = []
+        self._due: list[Link | None] = [None] * ANSWERS_TOGETHER  # kept: a list that grows is made anew each turn
+        self._due_count = 0
         self._alarm = -1
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -169,14 +169,14 @@ class Worker:
 
     def _turn(self, may_wait: bool) -> None:
         """Handle what happens, and wait for it if there is time."""
-        ready = self._poller.wait(max(0.0, self._wake_at() - time.monotonic()) if may_wait else 0.0)
-        now = time.monotonic()
+        ready = self._poller.wait(max(0.0, self._wake_at() - monotonic()) if may_wait else 0.0)
+        now = monotonic()
         for fd in ready:
             link = self._links.get(fd)
             if link is not None:
                 self._handle(link, now)
-                waiting = len(self._due)
-                if waiting and (waiting >= ANSWERS_TOGETHER or time.monotonic() - now > ANSWERS_WAIT_S):
+                waiting = self._due_count
+                if waiting and (waiting >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
                     self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)
@@ -362,7 +362,8 @@ class Worker:
                 return
             self._run_calls(link)
             if link.session.out or link.session.tail is not None:
-                self._due.append(link)
+                self._due[self._due_count] = link
+                self._due_count += 1
             elif link.session.phase is _CLOSED:
                 self._close(link)
             else:
@@ -381,14 +382,16 @@ class Worker:
 
         A send wakes its reader. Where that is one process for many connections, it is woken once, not once for each.
         """
-        for link in self._due:
+        for place in range(self._due_count):
+            link, self._due[place] = self._due[place], None
+            assert link is not None
             try:
                 self._answer(link)
             except OSError:
                 self._lose(link)
             except Exception as error:  # noqa: BLE001 - logged there
                 self._lose_by_fault(link, error)
-        self._due.clear()
+        self._due_count = 0
 
     def _answer(self, link: Link) -> None:
         """Send what there is, and work off what came behind a message whose answer had a tail."""
@@ -440,11 +443,8 @@ class Worker:
                 size += len(packet)
             if not out:
                 return True
-            if len(out) == 1:
-                data = out.pop()
-            else:
-                data = b"".join(out)
-                out.clear()
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
             if not self._send(link, data, 0):
                 self._poller.await_room(link.fd, True)
                 return False
@@ -486,7 +486,7 @@ class Worker:
             return
         error = link.session.error
         if error is not None:
-            self._tally.add(self._end_log.failed(link, error, time.monotonic()))
+            self._tally.add(self._end_log.failed(link, error, monotonic()))
         if self._door is not None:
             self._door.leave(link.fd)
         self._poller.remove(link.fd)
