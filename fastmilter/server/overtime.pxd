@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from fastmilter._messages cimport Connect
 from fastmilter._scan cimport Scanner
 from fastmilter.message cimport EditableMessage
 from fastmilter.server.worker cimport Link
@@ -18,6 +19,7 @@ cdef class WaitingLink(Link):
     cdef public bint has_ended
     cdef public bint is_dropped
     cdef public bint is_paused
+    cdef bint _is_turned_away
     cdef readonly bint is_stuck
     cdef readonly object ahead
     cdef readonly double ahead_since
@@ -44,6 +46,8 @@ cdef class WaitingLink(Link):
     cpdef object come_back(self)
     cdef object _resume(self)
 
+    cdef bint _connect(self, Connect event) except -1
+    cdef object _closed(self)
     cdef bint _take(self, event) except -1
     cdef object _later(self, int purpose, str name, tuple arguments)
     cdef bint _call(self, int purpose, str name, tuple arguments) except -1

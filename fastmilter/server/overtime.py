@@ -13,17 +13,18 @@ from functools import partial
 from typing import Any, Final
 
 from fastmilter._call import call_method
+from fastmilter._messages import Connect
 from fastmilter._scan import Scanner
 from fastmilter.constants import STEPS
 from fastmilter.conversation import Host, Purpose
-from fastmilter.negotiation import END_OF_MESSAGE
+from fastmilter.negotiation import END_OF_MESSAGE, HELO
 from fastmilter.plan import Plan
 from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Tally
 from fastmilter.server.read_ahead import ReadAhead, Room
 from fastmilter.server.worker import Link
-from fastmilter.session import Phase
+from fastmilter.session import LEAVING, Phase
 
 _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE = Purpose
 _LETTERS: Final = {ord(facts.letter) - ord("A"): number for number, facts in enumerate(STEPS.values())}
@@ -53,6 +54,7 @@ class WaitingLink(Link):
         """Whether the message in work is dropped further on."""
         self.is_stuck = False
         """Whether a callback that was out of time has not come back."""
+        self._is_turned_away = False  # the SMTP connection that began while the callback of a former one was stuck
         self.is_paused = False
         """Whether the socket is not read, since too much is read ahead."""
         self.ahead: ReadAhead | None = None
@@ -117,7 +119,9 @@ class WaitingLink(Link):
 
     def progress(self) -> bool:
         """Tell the MTA that work goes on, if it takes that now and is not answered already."""
-        return not self.is_stuck and Link.progress(self)
+        if self.is_stuck or self.is_dropped:
+            return False  # the next answer that it reads is no longer the one to the end of this message
+        return Link.progress(self)
 
     # -- what is called ------------------------------------------------------------------------------------------
 
@@ -235,6 +239,19 @@ class WaitingLink(Link):
 
     # -- what is answered without the filter while it is stuck -------------------------------------------------------
 
+    def _connect(self, event: Connect) -> bool:
+        if not self.is_stuck or self.connection is None:
+            return Link._connect(self, event)
+        self._is_turned_away = True  # the former SMTP connection is not closed for the filter yet, and keeps its own
+        self.session.answer(LEAVING)
+        return False
+
+    def _closed(self) -> None:
+        if self._is_turned_away:
+            self._is_turned_away = False
+        else:
+            Link._closed(self)
+
     def _take(self, event: Any) -> bool:
         self._place = len(self._postponed)
         return Link._take(self, event)
@@ -249,7 +266,10 @@ class WaitingLink(Link):
         if not self.is_stuck:
             return Link._call(self, purpose, name, arguments)
         self._purpose, self.callback = purpose, name
-        self._go_on()
+        if self.session.step <= HELO:
+            self.session.answer(LEAVING)  # what the filter has not seen must not go on, not even when it has come back
+        else:
+            self._go_on()
         return False
 
     def _ended(self, verdict: Verdict | None, edits: int = 0) -> None:
