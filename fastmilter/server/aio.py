@@ -22,8 +22,8 @@ from types import FrameType
 from typing import Any, Final
 
 from fastmilter.filter import Filter
-from fastmilter.guard import OUT_OF_TIME
-from fastmilter.replies import Verdict
+from fastmilter.guard import OUT_OF_TIME, give_up_thread
+from fastmilter.replies import Answer, Verdict
 from fastmilter.server.counters import Gauge
 from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.log_context import log_about
@@ -54,6 +54,7 @@ STOPPED_S: Final = 5.0
 """How long ``worker_stopped`` may take."""
 
 _NO_LOCK: Final = contextlib.nullcontext()
+_UNSET: Final = object()
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -89,6 +90,7 @@ class AsyncWorker(WaitingWorker):
     async def _serve(self) -> int:
         self._over = self._loop.create_future()
         await _settled(self._start_filter())
+        self._context = contextvars.copy_context()
         self._begin()
         self._loop.add_reader(self._poller.fileno(), self._on_ready)
         self._on_ready()
@@ -125,7 +127,7 @@ class AsyncWorker(WaitingWorker):
                 return  # it comes early enough; then we look again
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
+        self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer, context=self._context)
 
     async def _leave(self) -> None:
         """Close what is open, and wait a while for the last callbacks."""
@@ -152,7 +154,7 @@ class AsyncWorker(WaitingWorker):
     def _begin_job(self, link: WaitingLink) -> bool:
         job = Job(link, _NO_LOCK)
         if link.context is None:
-            link.context = contextvars.copy_context()
+            link.context = self._context.copy()  # not of where we are: another connection's may have set the timer
             link.context.run(log_about, link)
         if self._threads is None:
             awaitable = link.context.run(job.run_in_loop, self._in_work)
@@ -174,9 +176,13 @@ class AsyncWorker(WaitingWorker):
         link = job.link
         try:
             while True:
-                result = error = None
+                result = None
+                error: BaseException | None = None
                 try:
-                    result = await awaitable
+                    try:
+                        result = await awaitable
+                    except Answer as answer:  # a verdict like one that is returned
+                        error = answer
                     message = link.message
                     if message is not None and message._has_unread_body:
                         await message._read_body()
@@ -234,6 +240,9 @@ class AsyncWorker(WaitingWorker):
                 cancelled = error
                 if not must_run:
                     submitted.cancel()  # unless it has begun
+        for variable, value in context.items():  # what the callback has set is for the next ones too
+            if variable.get(_UNSET) is not value:
+                variable.set(value)
         if cancelled is not None:
             raise cancelled
         return submitted.result()
@@ -266,6 +275,7 @@ class AsyncWorker(WaitingWorker):
         job.ends_by = min(job.ends_by, time.monotonic() + CANCEL_S)
         self._next_look = min(self._next_look, job.ends_by)
         if job.state is LATE and self._threads is not None:
+            give_up_thread(job.link.thread)  # whatever it waits for has failed
             self._retire_with(sum(late.link.thread != 0 for late in self._late))
         self._loop.call_soon(self._cancel, job)  # not at once: a task that has not begun would never reach its end
 
@@ -291,6 +301,8 @@ class AsyncWorker(WaitingWorker):
             async with asyncio.timeout(ON_TIMEOUT_S):
                 result = await link.filter.on_timeout(step_of(link))  # type: ignore[union-attr]
             verdict = self._verdict_or(result, own, link)
+        except Answer as answer:
+            verdict = answer.verdict
         except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
             self.callback_failed(link, "on_timeout", error)
         self._loop.call_soon(self._give_up_asked, job, verdict)  # not at once, as in _task_ended
