@@ -56,6 +56,8 @@ cdef class WaitingWorker(Worker):
     cpdef object _go_on_with(self, WaitingLink link)
     cdef object _disconnect(self, WaitingLink link)
     cdef object _look(self, double now)
+    cdef object _excuse(self, WaitingLink link, double now)
+    cdef object _send_before_notice(self, WaitingLink link)
     cdef object _pause_accepting(self, double now)
     cdef double _expires_at(self, WaitingLink link) except -1
     cpdef object _expire(self, job, double now)

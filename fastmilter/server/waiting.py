@@ -26,7 +26,7 @@ from fastmilter.constants import STEPS, Step
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
 from fastmilter.message import EditableMessage
-from fastmilter.replies import Verdict
+from fastmilter.replies import Answer, Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
 from fastmilter.server._sockets import Stream
@@ -141,8 +141,8 @@ class Job:
             message = link.message
             if result is not None and isawaitable(result):
                 awaitable = result
-            elif message is not None and message._unread_body is not None:
-                awaitable = _with_body_read(message, result)
+            elif message is not None and message._unread_body is not None and _is_verdict(error):
+                awaitable = _with_body_read(message, result, error)
             else:
                 is_next = link.take_outcome(result, error)
         in_work.leave()
@@ -262,6 +262,8 @@ class WaitingWorker(Worker):
             )
             self._poller.remove(link.fd)
             link.is_paused = True
+        if link.due_step >= 0:
+            self._next_look = min(self._next_look, link.due_since + self._soonest)
         if is_end:
             self._see_end_ahead(link)
 
@@ -377,6 +379,14 @@ class WaitingWorker(Worker):
 
     # -- time ----------------------------------------------------------------------------------------------------
 
+    def _close_silent(self, now: float) -> None:
+        for job in self._jobs:
+            self._excuse(job.link, now)
+        Worker._close_silent(self, now)
+
+    def _excuse(self, link: WaitingLink, now: float) -> None:
+        link.last_read = now  # its MTA waits for us, and has not been silent
+
     def _wake_at(self) -> float:
         return min(self._next_tick, self._next_look)
 
@@ -401,13 +411,18 @@ class WaitingWorker(Worker):
                     continue
                 if now >= link.progress_at:
                     link.progress_at = now + PROGRESS_S
-                    if link.is_connected:
-                        link.progress()
+                    if link.is_connected and not link.progress():
+                        self._send_before_notice(link)
                 is_behind = is_behind or (job.state is QUEUED and 2 * now > expires_at + link.since)
                 nearest = min(nearest, expires_at, link.progress_at)
         self._next_look = max(nearest, now + LOOK_S)
         if is_behind:
             self._pause_accepting(now)
+
+    def _send_before_notice(self, link: WaitingLink) -> None:
+        """Send an answer that is known while a callback runs that it does not depend on: under the lock."""
+        if link.is_noticing and link.session.out and link.session.tail is None:
+            Worker.transmit(self, link)  # its clock stops with that
 
     def _pause_accepting(self, now: float) -> None:
         """Leave new connections to others while jobs have waited for half of their time."""
@@ -451,6 +466,8 @@ class WaitingWorker(Worker):
         log_about(link)
         try:
             result = link.filter.on_timeout(step_of(link))  # type: ignore[attr-defined]
+        except Answer as answer:
+            return answer.verdict
         except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
             self.callback_failed(link, "on_timeout", error)
             return own
@@ -512,9 +529,16 @@ class WaitingWorker(Worker):
             )
 
 
-async def _with_body_read(message: EditableMessage, result: Any) -> Any:
-    """Return ``result``, once the body that a callback handed over is read."""
+def _is_verdict(error: BaseException | None) -> bool:
+    """Whether a callback did not fail: it returned, or raised the verdict."""
+    return error is None or isinstance(error, Answer)
+
+
+async def _with_body_read(message: EditableMessage, result: Any, answer: BaseException | None) -> Any:
+    """Return ``result``, or raise ``answer``, once the body that a callback handed over is read."""
     await message._read_body()
+    if answer is not None:
+        raise answer
     return result
 
 
