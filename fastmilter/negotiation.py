@@ -102,7 +102,9 @@ class Agreement:
     actions: int
     protocol: int
     answered: int
-    """The steps that get a reply, bit n for ``STEP_NUMBERS`` n."""
+    """The steps that get a reply, bit n for ``STEP_NUMBERS`` n; those that were not asked for too, should they come."""
+    suppressed: int
+    """The steps that were not asked for, a bit each."""
     skip: bool
     rejected_recipients: bool
     leading_space: bool
@@ -161,13 +163,14 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
         names = ", ".join(flag.name or hex(flag) for flag in Action(missing))
         raise NotNegotiated(f"the MTA does not offer what this filter requires: {names}")
 
-    protocol = 0
+    protocol = suppressed_steps = 0
     replies = []
-    for step, facts in STEPS.items():
+    for number, (step, facts) in enumerate(STEPS.items()):
         # MAIL always comes: a message begins with it.
         suppressed = step in wish.never and step is not Step.MAIL and facts.suppress & offered_protocol
         silent = not suppressed and step in wish.no_reply and facts.no_reply & offered_protocol
         protocol |= (facts.suppress if suppressed else 0) | (facts.no_reply if silent else 0)
+        suppressed_steps |= bool(suppressed) << number
         replies.append(not silent)
     if replies[STEP_NUMBERS[Step.BODY]] and not protocol & ProtocolFlag.NO_BODY:
         protocol |= ProtocolFlag.SKIP & offered_protocol
@@ -189,6 +192,7 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
         actions=actions,
         protocol=int(protocol),
         answered=sum(1 << step for step, replied in enumerate(replies) if replied),
+        suppressed=suppressed_steps,
         skip=bool(protocol & ProtocolFlag.SKIP),
         rejected_recipients=bool(protocol & ProtocolFlag.REJECTED_RCPT),
         leading_space=bool(protocol & ProtocolFlag.LEADING_SPACE),

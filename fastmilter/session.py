@@ -580,12 +580,12 @@ class Session:
         Returns whether one is written, now or before.
         """
         step = self.step
-        if step == END_OF_MESSAGE or (mta_is_postfix and self._is_answered(step)):
-            allowed = True
-        else:
+        allowed = step == END_OF_MESSAGE or (mta_is_postfix and self._is_answered(step))
+        if not allowed:
             # Once the content comes, nothing but the end of the message is answered; after DATA another filter may
             # still refuse it, and the next answer that the MTA reads would be the one to a new MAIL.
-            allowed = self.in_message and HEADER <= step < END_OF_MESSAGE and not (self._answered & _CONTENT) >> step
+            answered = self._answered & ~self.agreement.suppressed & _CONTENT
+            allowed = self.in_message and HEADER <= step < END_OF_MESSAGE and not answered >> step
         if allowed and (not self.out or self.out[-1] is not _PROGRESS):  # one that still waits says it all
             self.out.append(_PROGRESS)
         return allowed

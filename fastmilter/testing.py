@@ -32,7 +32,7 @@ from fastmilter.errors import ConnectionLost
 from fastmilter.filter import Filter
 from fastmilter.mta import Mta, Text
 from fastmilter.plan import build_options
-from fastmilter.replies import Verdict
+from fastmilter.replies import Answer, Verdict
 
 __all__ = ["Outcome", "run"]
 
@@ -196,10 +196,7 @@ class _Server:
     def _run_calls(self) -> None:
         while self._conversation.next_call():
             try:
-                result = self._call(self._conversation.invoke)
-                message = self._conversation.message
-                if message is not None and message._has_unread_body:
-                    self._call(message._read_body)
+                result = self._call_one()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 self._conversation.failed(error)
             except BaseException:
@@ -207,6 +204,20 @@ class _Server:
                 raise
             else:
                 self._conversation.returned(result)
+
+    def _call_one(self) -> Any:
+        """Run what is to be run, and read the body that it handed over, also with a verdict that is raised."""
+        result, answer = None, None
+        try:
+            result = self._call(self._conversation.invoke)
+        except Answer as raised:
+            answer = raised
+        message = self._conversation.message
+        if message is not None and message._has_unread_body:
+            self._call(message._read_body)
+        if answer is not None:
+            raise answer
+        return result
 
     def _take_output(self) -> None:
         self._output += b"".join(self._session.out)

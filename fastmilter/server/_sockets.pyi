@@ -31,7 +31,7 @@ def accept(listener: int, is_tcp: bool) -> Stream | None:
     """Take one connection from a listening descriptor, or ``None`` if there is none: another process was faster."""
 
 def monotonic() -> float:
-    """``time.monotonic()``, in seconds: without a look-up and an object where compiled code asks, several times a turn."""
+    """``time.monotonic()``, in seconds: without a look-up and an object where compiled code asks."""
 
 def send_now(fd: int, data: bytes) -> int:
     """Send once on a socket of others too, whose mode must stay: how many bytes left; ``OSError`` if none did."""

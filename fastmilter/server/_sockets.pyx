@@ -185,7 +185,7 @@ cpdef object accept(int listener, bint is_tcp):
 
 
 cpdef double monotonic() noexcept:
-    """``time.monotonic()``, in seconds: without a look-up and an object where compiled code asks, several times a turn."""
+    """``time.monotonic()``, in seconds: without a look-up and an object where compiled code asks."""
     return monotonic_s()
 
 

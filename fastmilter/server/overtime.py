@@ -54,7 +54,7 @@ class WaitingLink(Link):
         """Whether the message in work is dropped further on."""
         self.is_stuck = False
         """Whether a callback that was out of time has not come back."""
-        self._is_turned_away = False  # the SMTP connection that began while the callback of a former one was stuck
+        self._is_turned_away = False  # the SMTP connection: it began while a callback of a former one was stuck
         self.is_paused = False
         """Whether the socket is not read, since too much is read ahead."""
         self.ahead: ReadAhead | None = None
@@ -266,7 +266,7 @@ class WaitingLink(Link):
         if not self.is_stuck:
             return Link._call(self, purpose, name, arguments)
         self._purpose, self.callback = purpose, name
-        if self.session.step <= HELO:
+        if self.session.step <= HELO and self.session.kept_for_connection is None:
             self.session.answer(LEAVING)  # what the filter has not seen must not go on, not even when it has come back
         else:
             self._go_on()

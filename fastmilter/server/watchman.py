@@ -21,6 +21,7 @@ BELOW: Final = "_be_worker"
 """The function of the supervisor that all of a worker runs in: what lies below it says nothing."""
 
 HINT: Final = "a filter that waits sets blocking = True, or makes its callbacks async def"
+UNNAMED: Final = "the stack shows what: an async callback that blocks, or a thread that holds the interpreter"
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ class Watchman:
             return f"worker {post.number} is stopped, by SIGSTOP or a debugger: nothing has moved for {seconds}"
         if self._slots.callback(post.slot):
             return f"worker {post.number} stands still: {what} has run for {seconds}; {HINT}"
-        return f"worker {post.number} stands still outside of any callback: its loop has not turned for {seconds}"
+        return f"worker {post.number} stands still: {what} has not turned for {seconds}; {UNNAMED}"
 
     def _tail(self, post: _Post) -> str:
         queue_id = self._slots.queue_id(post.slot)

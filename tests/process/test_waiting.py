@@ -201,17 +201,6 @@ class RaisingAsync(Filter):
         if sender.local_part == "cancel":
             raise asyncio.CancelledError
 
-class StreamingPlain(Filter):
-    async def on_mail(self, sender, params):
-        await asyncio.sleep(0)
-    def on_end_of_message(self):
-        async def pieces():
-            yield b"one"
-            yield b"two"
-        self.message.replace_body(pieces())
-        if self.message.sender.local_part == "refused":
-            return reply(550, "5.7.1", "no")
-
 class Streaming(Filter):
     started = None
     @classmethod
@@ -574,17 +563,6 @@ def test_one_loop_for_everything_and_a_context_for_each_connection(waits: Waits,
                 assert body == b"piece 0\r\npiece 1\r\npiece 2\r\n"
     assert waits.stop() == 0
     assert waits.notes() == ["stopped True"]
-
-
-def test_a_plain_callback_of_an_async_filter_may_hand_over_a_body_too(waits: Waits) -> None:
-    waits.begin("StreamingPlain")
-    with waits.client() as client:
-        begin(client)
-        client.rcpt("b@example.net")
-        assert client.end_of_message() == (CONTINUE, [ReplaceBody(b"onetwo")])
-        assert client.mail("refused@example.org") == CONTINUE
-        client.rcpt("b@example.net")
-        assert client.end_of_message()[0] == reply(550, "5.7.1", "no")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -501,23 +501,25 @@ def test_skip_at_the_end_means_continue() -> None:
 
 
 @pytest.mark.parametrize(
-    ("no_reply", "step", "sendmail", "postfix"),
+    ("no_reply", "never", "step", "sendmail", "postfix"),
     [
-        ((), Step.END_OF_MESSAGE, True, True),
-        ((), Step.BODY, False, True),
-        ((), Step.MAIL, False, True),
-        ((Step.BODY,), Step.BODY, True, True),
-        ((Step.END_OF_HEADERS, Step.BODY), Step.END_OF_HEADERS, True, True),
-        ((Step.END_OF_HEADERS,), Step.END_OF_HEADERS, False, False),
-        ((Step.RCPT,), Step.RCPT, False, False),
-        ((Step.CONNECT,), Step.CONNECT, False, False),
+        ((), (), Step.END_OF_MESSAGE, True, True),
+        ((), (), Step.BODY, False, True),
+        ((), (), Step.MAIL, False, True),
+        ((Step.BODY,), (), Step.BODY, True, True),
+        ((Step.END_OF_HEADERS, Step.BODY), (), Step.END_OF_HEADERS, True, True),
+        ((Step.END_OF_HEADERS,), (), Step.END_OF_HEADERS, False, False),
+        ((Step.RCPT,), (), Step.RCPT, False, False),
+        ((Step.CONNECT,), (), Step.CONNECT, False, False),
+        ((Step.HEADER,), (Step.END_OF_HEADERS, Step.BODY), Step.HEADER, True, True),
+        ((Step.END_OF_HEADERS,), (Step.BODY,), Step.END_OF_HEADERS, True, True),
     ],
 )
 def test_progress_only_before_the_reply_to_the_end(
-    no_reply: tuple[Step, ...], step: Step, sendmail: bool, postfix: bool
+    no_reply: tuple[Step, ...], never: tuple[Step, ...], step: Step, sendmail: bool, postfix: bool
 ) -> None:
     for is_postfix, allowed in ((False, sendmail), (True, postfix)):
-        player = Player(no_reply=no_reply)
+        player = Player(no_reply=no_reply, never=never)
         player.up_to(step)
         player.feed(COMMANDS[step])
         player.session.next_event()

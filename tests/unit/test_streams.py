@@ -3,12 +3,13 @@
 import gc
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastmilter.server._sockets import Stream, accept
+from fastmilter.server._sockets import Stream, accept, monotonic
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -155,3 +156,9 @@ def test_a_stream_that_nobody_holds_is_closed(listener: socket.socket) -> None:
     gc.collect()
     with client:
         assert client.recv(1) == b""
+
+
+def test_the_clock_is_that_of_python() -> None:
+    before = time.monotonic()
+    now = monotonic()
+    assert before <= now <= time.monotonic()

@@ -4,7 +4,7 @@ import asyncio
 import email.message
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,6 +245,23 @@ def test_async_callbacks_and_hooks() -> None:
     assert Slow.events == ["close", "worker_stopped"]
     assert Slow.loop.is_closed()
     assert run(Slow, MESSAGE, sender="later@from.test").verdict.code == 450
+
+
+def test_a_body_to_be_read_comes_with_a_verdict_that_is_raised() -> None:
+    """As in the server."""
+
+    class Raising(Filter):
+        async def on_end_of_message(self) -> None:
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"one"
+                yield b"two"
+
+            self.message.replace_body(pieces())
+            raise Answer(ACCEPT)
+
+    outcome = run(Raising, MESSAGE)
+    assert outcome.verdict == ACCEPT
+    assert outcome.apply().message.endswith(b"\r\n\r\nonetwo\r\n")
 
 
 def test_an_async_callback_that_fails() -> None:
