@@ -20,6 +20,7 @@ cdef class WaitingLink(Link):
     cdef public bint is_dropped
     cdef public bint is_paused
     cdef bint _is_turned_away
+    cdef bint _is_helo_unseen
     cdef readonly bint is_stuck
     cdef readonly object ahead
     cdef readonly double ahead_since
@@ -47,6 +48,8 @@ cdef class WaitingLink(Link):
     cdef object _resume(self)
 
     cdef bint _connect(self, Connect event) except -1
+    cdef bint _helo(self, event) except -1
+    cdef object _see_helo(self, bint is_unseen)
     cdef object _closed(self)
     cdef bint _take(self, event) except -1
     cdef object _later(self, int purpose, str name, tuple arguments)

@@ -17,7 +17,7 @@ from fastmilter._messages import Connect
 from fastmilter._scan import Scanner
 from fastmilter.constants import STEPS
 from fastmilter.conversation import Host, Purpose
-from fastmilter.negotiation import END_OF_MESSAGE, HELO
+from fastmilter.negotiation import CONNECT, END_OF_MESSAGE
 from fastmilter.plan import Plan
 from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
@@ -55,6 +55,7 @@ class WaitingLink(Link):
         self.is_stuck = False
         """Whether a callback that was out of time has not come back."""
         self._is_turned_away = False  # the SMTP connection: it began while a callback of a former one was stuck
+        self._is_helo_unseen = False  # the last HELO came while a callback was stuck
         self.is_paused = False
         """Whether the socket is not read, since too much is read ahead."""
         self.ahead: ReadAhead | None = None
@@ -230,7 +231,8 @@ class WaitingLink(Link):
 
     def come_back(self) -> None:
         """Take note that the stuck callback has come back: what waited for it can be called."""
-        self.is_stuck = self.session.is_held_up = False
+        self.is_stuck = False
+        self.session.is_held_up = self._is_helo_unseen
         self._resume()
 
     def _resume(self) -> None:
@@ -240,11 +242,21 @@ class WaitingLink(Link):
     # -- what is answered without the filter while it is stuck -------------------------------------------------------
 
     def _connect(self, event: Connect) -> bool:
-        if not self.is_stuck or self.connection is None:
-            return Link._connect(self, event)
-        self._is_turned_away = True  # the former SMTP connection is not closed for the filter yet, and keeps its own
-        self.session.answer(LEAVING)
-        return False
+        if self.is_stuck and self.connection is not None:
+            self._is_turned_away = True  # the former one is not closed for the filter yet, and keeps its connection
+            self.session.answer(LEAVING)
+            return False
+        self._see_helo(False)
+        return Link._connect(self, event)
+
+    def _helo(self, event: Any) -> bool:
+        self._see_helo(self.is_stuck and "on_helo" in self._overridden)
+        return Link._helo(self, event)
+
+    def _see_helo(self, is_unseen: bool) -> None:
+        """Take note of whether the filter misses a HELO: then no message goes on until it has seen another."""
+        self._is_helo_unseen = is_unseen
+        self.session.is_held_up = self.is_stuck or is_unseen
 
     def _closed(self) -> None:
         if self._is_turned_away:
@@ -266,7 +278,7 @@ class WaitingLink(Link):
         if not self.is_stuck:
             return Link._call(self, purpose, name, arguments)
         self._purpose, self.callback = purpose, name
-        if self.session.step <= HELO and self.session.kept_for_connection is None:
+        if self.session.step == CONNECT and self.session.kept_for_connection is None:
             self.session.answer(LEAVING)  # what the filter has not seen must not go on, not even when it has come back
         else:
             self._go_on()
