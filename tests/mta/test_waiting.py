@@ -179,8 +179,11 @@ def sessions_late() -> Iterator[Session]:
 LONG = [
     Session(delivered_late, model, mta, step)
     for mta in (*MTAS, "sendmail-unix")
-    for model in MODELS
-    for step in ("header", "body", "end_of_message")
+    for model, steps in (
+        *((model, ("header", "body", "end_of_message")) for model in MODELS),
+        ("HeadersOnly", ("header",)),
+    )
+    for step in steps
 ]
 BESIDE = [
     Session(one_beside_many, model, mta, step)

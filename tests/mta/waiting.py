@@ -19,9 +19,10 @@ from .lab.served import Served
 from .lab.tap import Tap
 
 MODELS = ("Blocking", "Async", "Mixed")
-FILTERS = tuple(model + kind for kind in ("", "Late", "Asked") for model in MODELS)
-TAPPED = MODELS
+TAPPED = (*MODELS, "HeadersOnly")
 """Filters that are looked at through a tap: those without a deadline of their own."""
+
+FILTERS = (*TAPPED, *(model + kind for kind in ("Late", "Asked") for model in MODELS))
 
 AT_ONCE = 32
 """How many sessions with the other filters run at once: a busy machine must not be late by itself."""

@@ -380,8 +380,8 @@ class Waiting(Planned):
         self.note("close")
 
 
-class Blocking(Waiting):
-    """In threads, every step."""
+class HeadersOnly(Waiting):
+    """In threads, and nothing else is asked for: no step comes between a header field and the end of the message."""
 
     blocking = True
 
@@ -394,6 +394,13 @@ class Blocking(Waiting):
         while planned["held"] and not planned["go"].exists() and time.monotonic() < until:
             time.sleep(LOOK_S)
         return self.end(planned)
+
+    def on_header(self, name: str, value: str) -> Verdict | None:
+        return self.step(Step.HEADER, name)
+
+
+class Blocking(HeadersOnly):
+    """In threads, every step."""
 
     def on_connect(self, hostname: str, address: SocketAddress) -> Verdict | None:
         return self.step(Step.CONNECT)
@@ -410,9 +417,6 @@ class Blocking(Waiting):
 
     def on_data(self) -> Verdict | None:
         return self.step(Step.DATA)
-
-    def on_header(self, name: str, value: str) -> Verdict | None:
-        return self.step(Step.HEADER, name)
 
     def on_end_of_headers(self) -> Verdict | None:
         return self.step(Step.END_OF_HEADERS)
