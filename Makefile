@@ -87,7 +87,7 @@ haproxy: ## Install HAProxy for the test of several machines (Debian, as root)
 	tests/layout/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The test with HAProxy will be skipped."; }
 
 rsyslog: ## Install rsyslog for the test of --syslog (Debian, as root)
-	tests/syslog/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with rsyslog will be skipped."; }
+	tests/process/install.sh || { [ -z "$$CI$$FASTMILTER_REQUIRE_MTA" ] && echo "The tests with rsyslog will be skipped."; }
 
 lint: $(STAMPS)/checks ## Look for faults and wrong formatting
 	$(RUN) -m ruff check $(CHECKED)

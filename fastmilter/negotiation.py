@@ -103,8 +103,6 @@ class Agreement:
     protocol: int
     answered: int
     """The steps that get a reply, bit n for ``STEP_NUMBERS`` n; those that were not asked for too, should they come."""
-    suppressed: int
-    """The steps that were not asked for, a bit each."""
     skip: bool
     rejected_recipients: bool
     leading_space: bool
@@ -117,6 +115,11 @@ class Agreement:
     def replies(self) -> tuple[bool, ...]:
         """Whether each step gets a reply, by ``STEP_NUMBERS``."""
         return tuple(bool(self.answered >> number & 1) for number in range(len(STEPS)))
+
+    @property
+    def suppressed(self) -> int:
+        """The steps that were not asked for, a bit each."""
+        return sum(1 << number for number, facts in enumerate(STEPS.values()) if self.protocol & facts.suppress)
 
     def can(self, action: Action) -> bool:
         """Whether the MTA granted ``action``."""
@@ -163,14 +166,13 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
         names = ", ".join(flag.name or hex(flag) for flag in Action(missing))
         raise NotNegotiated(f"the MTA does not offer what this filter requires: {names}")
 
-    protocol = suppressed_steps = 0
+    protocol = 0
     replies = []
-    for number, (step, facts) in enumerate(STEPS.items()):
+    for step, facts in STEPS.items():
         # MAIL always comes: a message begins with it.
         suppressed = step in wish.never and step is not Step.MAIL and facts.suppress & offered_protocol
         silent = not suppressed and step in wish.no_reply and facts.no_reply & offered_protocol
         protocol |= (facts.suppress if suppressed else 0) | (facts.no_reply if silent else 0)
-        suppressed_steps |= bool(suppressed) << number
         replies.append(not silent)
     if replies[STEP_NUMBERS[Step.BODY]] and not protocol & ProtocolFlag.NO_BODY:
         protocol |= ProtocolFlag.SKIP & offered_protocol
@@ -192,7 +194,6 @@ def negotiate(offer: Offer, wish: Wish) -> Agreement:
         actions=actions,
         protocol=int(protocol),
         answered=sum(1 << step for step, replied in enumerate(replies) if replied),
-        suppressed=suppressed_steps,
         skip=bool(protocol & ProtocolFlag.SKIP),
         rejected_recipients=bool(protocol & ProtocolFlag.REJECTED_RCPT),
         leading_space=bool(protocol & ProtocolFlag.LEADING_SPACE),

@@ -2,8 +2,9 @@
 
 What ``Conversation`` does not know: a callback may be out of time, and still run. Then its step is answered with a
 verdict of its own (``out_of_time``), its message is sealed and keeps that verdict, and until it comes back
-(``come_back``) nothing of the filter is called: what comes meanwhile is answered without it, a new message with 421,
-and the notices (``on_abort``, ``on_message_end``, ``on_close``) wait. So there are never two callbacks of one
+(``come_back``) nothing of the filter is called: what comes meanwhile is answered without it, a new message with 421, as
+is one after a CONNECT or HELO that the filter could not see, and the notices (``on_abort``, ``on_message_end``,
+``on_close``) wait. So there are never two callbacks of one
 connection at once, and a callback that comes back late can reach its own message only, which has ended.
 
 And a message may be known to be dropped before the packets in between are worked off (``drop``).

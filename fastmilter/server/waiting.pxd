@@ -5,7 +5,7 @@ cimport cython
 from fastmilter.conversation cimport Conversation
 from fastmilter.message cimport EditableMessage
 from fastmilter.server._in_work cimport InWork
-from fastmilter.server._sockets cimport Stream
+from fastmilter.server._sockets cimport Stream, monotonic
 from fastmilter.server.overtime cimport WaitingLink
 from fastmilter.server.worker cimport Link, Worker
 
@@ -56,7 +56,8 @@ cdef class WaitingWorker(Worker):
     cpdef object _go_on_with(self, WaitingLink link)
     cdef object _disconnect(self, WaitingLink link)
     cdef object _look(self, double now)
-    cdef object _excuse(self, WaitingLink link, double now)
+    @cython.locals(link=WaitingLink)
+    cpdef object _close_silent(self, double now)
     cdef object _send_before_notice(self, WaitingLink link)
     cdef object _pause_accepting(self, double now)
     cdef double _expires_at(self, WaitingLink link) except -1

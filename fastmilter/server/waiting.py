@@ -15,7 +15,6 @@ A connection whose MTA has gone stays until its last callbacks have run (``_leav
 import logging
 import math
 import sys
-import time
 import traceback
 from contextlib import AbstractContextManager
 from enum import IntEnum
@@ -25,11 +24,10 @@ from typing import Any, Final
 from fastmilter.constants import STEPS, Step
 from fastmilter.conversation import Conversation
 from fastmilter.filter import Filter
-from fastmilter.message import EditableMessage
 from fastmilter.replies import Answer, Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
-from fastmilter.server._sockets import Stream
+from fastmilter.server._sockets import Stream, monotonic
 from fastmilter.server.counters import Count, Gauge
 from fastmilter.server.deadlines import CONTENT_S, Deadlines
 from fastmilter.server.log_context import log_about
@@ -142,7 +140,7 @@ class Job:
             if result is not None and isawaitable(result):
                 awaitable = result
             elif message is not None and message._unread_body is not None and _is_verdict(error):
-                awaitable = _with_body_read(message, result, error)
+                awaitable = _given(result, error)  # whose task reads the body, as after any callback
             else:
                 is_next = link.take_outcome(result, error)
         in_work.leave()
@@ -202,7 +200,7 @@ class WaitingWorker(Worker):
         if job in self._late:
             self._tally.add(Count.LATE_CALLBACKS)
             self._late.discard(job)
-            link.since = time.monotonic()  # what waited for it has its own time
+            link.since = monotonic()  # what waited for it has its own time
             link.come_back()
         elif link.job is not job:
             return  # it was answered before it could begin, and another one has the connection by now
@@ -346,7 +344,7 @@ class WaitingWorker(Worker):
             self._see_end_ahead(link)
             return
         if link.ahead is None:
-            link.since = time.monotonic()
+            link.since = monotonic()
         try:
             self._proceed(link)
         except Exception:
@@ -372,7 +370,7 @@ class WaitingWorker(Worker):
         self._disconnect(link)
         error = link.session.error
         if error is not None and not link.is_stuck:
-            self._tally.add(self._end_log.failed(link, error, time.monotonic()))
+            self._tally.add(self._end_log.failed(link, error, monotonic()))
         if not link.is_stuck:
             self._leaving.discard(link)
             link.context = None  # which knows the link in turn
@@ -381,18 +379,16 @@ class WaitingWorker(Worker):
 
     def _close_silent(self, now: float) -> None:
         for job in self._jobs:
-            self._excuse(job.link, now)
+            link = job.link
+            link.last_read = now  # its MTA waits for us, and has not been silent
         Worker._close_silent(self, now)
-
-    def _excuse(self, link: WaitingLink, now: float) -> None:
-        link.last_read = now  # its MTA waits for us, and has not been silent
 
     def _wake_at(self) -> float:
         return min(self._next_tick, self._next_look)
 
     def _turn(self, may_wait: bool) -> None:
         Worker._turn(self, may_wait)
-        now = time.monotonic()
+        now = monotonic()
         if now >= self._next_look:
             self._look(now)
 
@@ -486,7 +482,7 @@ class WaitingWorker(Worker):
         link = job.link
         self._tally.add(Count.CALLBACK_TIMEOUTS)
         since = link.since if link.due_step < 0 else min(link.since, link.due_since)
-        what = f"{self._filter_class.__name__}.{link.callback} is out of time after {time.monotonic() - since:.1f} s"
+        what = f"{self._filter_class.__name__}.{link.callback} is out of time after {monotonic() - since:.1f} s"
         answer = "" if link.is_noticing else f", its step is answered with {verdict.kind}"
         if is_running:
             log.error("%s%s%s\n%s", what, answer, end_of_line(link), self._stack(job))
@@ -512,12 +508,12 @@ class WaitingWorker(Worker):
         limits = self._drain_limits
         if limits is None or self._count():
             return False
-        return not self._leaving or time.monotonic() > limits[-1]
+        return not self._leaving or monotonic() > limits[-1]
 
     def _close_all(self) -> None:
         Worker._close_all(self)
-        until = time.monotonic() + CLOSE_S
-        while self._leaving and time.monotonic() < until:
+        until = monotonic() + CLOSE_S
+        while self._leaving and monotonic() < until:
             self._next_look = min(self._next_look, until)
             self._turn(True)
         self._tell_left()
@@ -534,9 +530,8 @@ def _is_verdict(error: BaseException | None) -> bool:
     return error is None or isinstance(error, Answer)
 
 
-async def _with_body_read(message: EditableMessage, result: Any, answer: BaseException | None) -> Any:
-    """Return ``result``, or raise ``answer``, once the body that a callback handed over is read."""
-    await message._read_body()
+async def _given(result: Any, answer: BaseException | None) -> Any:
+    """Return ``result``, or raise ``answer``."""
     if answer is not None:
         raise answer
     return result

@@ -189,6 +189,11 @@ class Server:
         """Return where it listens, in libmilter's spelling."""
         return self.wait_log(r"listening on (\S+)", place + 1)[place][1]
 
+    def notes(self) -> list[str]:
+        """Return what the filter wrote into the file ``notes`` of its directory, line by line."""
+        file = self.directory / "notes"
+        return file.read_text().splitlines() if file.exists() else []
+
     def client(self, place: int = 0) -> Client:
         """Return a client of it; as a context manager, it is connected and has negotiated."""
         return Client(self.address(place))

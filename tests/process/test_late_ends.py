@@ -1,7 +1,6 @@
 """What follows a callback that is late, or the last one, in a real server: when it has come back, in its own time."""
 
 import socket
-from pathlib import Path
 
 from fastmilter import CONTINUE, TEMPFAIL, Verdict, codec, reply
 from fastmilter.client import Client
@@ -20,7 +19,7 @@ from fastmilter import CONTINUE, Filter, reply
 
 def note(word):
     with open("notes", "a") as notes:
-        notes.write(word + " ")
+        notes.write(word + "\\n")
 
 
 class Late(Filter):
@@ -113,11 +112,6 @@ def serve(server: Server, name: str, *options: str) -> None:
     server.start("--workers=1", *options, target=f"late:{name}", listen=[f"unix:{server.directory}/socket"])
 
 
-def notes(directory: Path) -> list[str]:
-    file = directory / "notes"
-    return file.read_text().split() if file.exists() else []
-
-
 def code(verdict: Verdict | None) -> int | None:
     assert verdict is not None
     return verdict.code
@@ -132,9 +126,9 @@ def test_a_thread_beside_asyncio_is_waited_for(server: Server) -> None:
         client.abort()
         assert code(client.mail("a@example.org")) == 421
         (server.directory / "go").touch()
-        wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
-    wait_until(lambda: "close" in notes(server.directory), "on_close")
-    assert notes(server.directory) == ["rcpt", "back", "message_end", "close"]
+        wait_until(lambda: "message_end" in server.notes(), "on_message_end")
+    wait_until(lambda: "close" in server.notes(), "on_close")
+    assert server.notes() == ["rcpt", "back", "message_end", "close"]
 
 
 def test_the_end_of_a_message_that_waits_for_a_thread_is_told_all_the_same(server: Server) -> None:
@@ -144,11 +138,11 @@ def test_the_end_of_a_message_that_waits_for_a_thread_is_told_all_the_same(serve
         begin(first)
         begin(second)
         first.send(codec.RcptTo(b"<b@example.net>"))
-        wait_until(lambda: notes(server.directory) == ["rcpt"], "the only thread is taken")
+        wait_until(lambda: server.notes() == ["rcpt"], "the only thread is taken")
         second.abort()
         assert code(second.mail("a@example.org")) == 421, "the end of its first message is still to be told"
         (server.directory / "go").touch()
-        wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
+        wait_until(lambda: "message_end" in server.notes(), "on_message_end")
 
 
 def test_a_job_answered_in_the_queue_leaves_the_next_one_of_its_connection_alone(server: Server) -> None:
@@ -158,12 +152,12 @@ def test_a_job_answered_in_the_queue_leaves_the_next_one_of_its_connection_alone
         for holder in (first, second):
             begin(holder)
             holder.send(codec.RcptTo(b"<b@example.net>"))
-        wait_until(lambda: notes(server.directory).count("rcpt") == 2, "both threads are taken")
+        wait_until(lambda: server.notes().count("rcpt") == 2, "both threads are taken")
         third.connect("client.example.com")
         assert third.helo("late") == CONTINUE
         third.send(codec.MailFrom(b"<slow@example.org>"))
         (server.directory / "go").touch()
-        wait_until(lambda: "begin" in notes(server.directory), "on_mail to begin")
+        wait_until(lambda: "begin" in server.notes(), "on_mail to begin")
         for holder in (first, second):
             assert isinstance(holder.receive(), codec.Continue)
             holder.abort()
@@ -173,7 +167,7 @@ def test_a_job_answered_in_the_queue_leaves_the_next_one_of_its_connection_alone
         (server.directory / "on").touch()
         assert isinstance(third.receive(), codec.Continue)
         assert isinstance(third.receive(), codec.Continue)
-    of_all = [word for word in notes(server.directory) if word != "helo:client.example"]
+    of_all = [word for word in server.notes() if word != "helo:client.example"]
     assert of_all == ["rcpt", "rcpt", "begin", "end", "rcpt"], "and never on_helo of the third"
 
 
@@ -185,7 +179,7 @@ def test_a_callback_may_come_back_while_on_timeout_is_asked(server: Server) -> N
     serve(server, "Outrun")
     with Client(server.address()) as client:
         assert begin(client) == SLOW
-        wait_until(lambda: "message_end" in notes(server.directory), "on_message_end")
+        wait_until(lambda: "message_end" in server.notes(), "on_message_end")
         assert client.mail("a@example.org") == CONTINUE
     assert "failed" not in server.log()
 
@@ -195,11 +189,11 @@ def test_the_end_of_an_idle_connection_has_its_own_time(server: Server) -> None:
     serve(server, "Closing")
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(server.directory / "socket"))
-    wait_until(lambda: "begun" in notes(server.directory), "on_close to begin")
+    wait_until(lambda: "begun" in server.notes(), "on_close to begin")
     with Client(server.address()) as client:
         whole_message(client)
     (server.directory / "go").touch()
-    wait_until(lambda: notes(server.directory).count("closed") == 2, "two ends of on_close")
+    wait_until(lambda: server.notes().count("closed") == 2, "two ends of on_close")
     assert "out of time" not in server.log()
 
 
@@ -208,5 +202,5 @@ def test_what_a_thread_beside_asyncio_raises_is_told_once(server: Server) -> Non
     with Client(server.address()) as client:
         assert begin(client, "fail@example.org") == TEMPFAIL
         assert client.mail("a@example.org") == CONTINUE
-    wait_until(lambda: "close" in notes(server.directory), "on_close")
+    wait_until(lambda: "close" in server.notes(), "on_close")
     assert server.log().count("ValueError: as planned") == 1

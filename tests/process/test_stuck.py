@@ -174,11 +174,6 @@ def serve(server: Server, name: str, *options: str) -> str:
     return server.address()
 
 
-def notes(server: Server) -> list[str]:
-    file = server.directory / "notes"
-    return file.read_text().splitlines() if file.exists() else []
-
-
 def go(server: Server) -> None:
     (server.directory / "go").touch()
 
@@ -217,12 +212,12 @@ def test_no_message_follows_a_helo_that_the_filter_could_not_see(server: Server)
             client.abort()
             assert client.helo("evil.example") == CONTINUE
         go(server)
-        wait_until(lambda: notes(server).count("back client.example") == 2, "both callbacks are back")
+        wait_until(lambda: server.notes().count("back client.example") == 2, "both callbacks are back")
+        wait_until(lambda: second.helo("client.example") == CONTINUE and "helo" in server.notes(), "on_helo")
+        assert second.mail("a@example.org") == CONTINUE, "it has seen that one"
         refused = first.mail("a@example.org")
         assert refused is not None
         assert refused.code == 421
-        wait_until(lambda: second.helo("client.example") == CONTINUE and "helo" in notes(server), "on_helo")
-        assert second.mail("a@example.org") == CONTINUE, "it has seen that one"
 
 
 def test_the_next_smtp_connection_never_shows_in_a_stuck_callback(server: Server) -> None:
@@ -234,8 +229,8 @@ def test_the_next_smtp_connection_never_shows_in_a_stuck_callback(server: Server
         assert refused is not None
         assert refused.code == 421
         go(server)
-        wait_until(lambda: "close client.example" in notes(server), "the former connection is closed")
-    assert notes(server) == ["connect client.example", "back client.example", "close client.example"]
+        wait_until(lambda: "close client.example" in server.notes(), "the former connection is closed")
+    assert server.notes() == ["connect client.example", "back client.example", "close client.example"]
 
 
 @pytest.mark.parametrize("model", ["Guarded", "GuardedBesideAsync"])
@@ -253,16 +248,16 @@ def test_the_answer_does_not_wait_for_on_message_end(server: Server) -> None:
     with Client(serve(server, "SlowEnd")) as client:
         up_to_end(client, "a@example.org")
         assert client.end_of_message() == (CONTINUE, [])
-        assert notes(server) == []
+        assert server.notes() == []
         go(server)
-    wait_until(lambda: notes(server) == ["told"], "on_message_end")
+    wait_until(lambda: server.notes() == ["told"], "on_message_end")
 
 
 def test_a_command_that_comes_while_a_callback_runs_is_answered_in_its_own_time(server: Server) -> None:
     with Client(serve(server, "Tight")) as client:
         begin(client)
         client.send(codec.Abort())
-        wait_until(lambda: notes(server) == ["abort"], "on_abort to begin")
+        wait_until(lambda: server.notes() == ["abort"], "on_abort to begin")
         time.sleep(0.5)  # the worker has looked at the clocks, and has nothing to look at for seconds
         client.send(codec.MailFrom(b"<c@example.org>"))
         answer = client.receive()
@@ -289,7 +284,7 @@ def test_half_a_packet_behind_a_callback_is_no_silence(server: Server) -> None:
         wire = client._socket
         assert wire is not None
         wire.sendall(data[:200])
-        wait_until(lambda: notes(server) == ["header"], "on_header to begin")
+        wait_until(lambda: server.notes() == ["header"], "on_header to begin")
         wire.sendall(data[200:])
         time.sleep(2.5)  # more than the time-out and the sweep that looks for it
         go(server)

@@ -240,10 +240,6 @@ class Waits(Server):
     def open_gate(self, step: str) -> None:
         (self.directory / f"gate-{step}").unlink(missing_ok=True)
 
-    def notes(self) -> list[str]:
-        notes = self.directory / "notes"
-        return notes.read_text().splitlines() if notes.exists() else []
-
     def ends(self) -> int:
         """How often on_message_end was called."""
         return len([word for word in self.notes() if word.startswith("end ")])

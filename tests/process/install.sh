@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what tests/syslog needs on Debian 12: rsyslog.
+# Installs what tests/process needs on Debian 12: rsyslog.
 # Its service is not started. Safe to run again: does nothing when it is there. Needs root otherwise.
 set -eu
-me=tests/syslog
+me=tests/process
 . "$(dirname "$0")/../support/debian.sh"
 
 missing() {

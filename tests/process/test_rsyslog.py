@@ -2,12 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
-
-import pytest
 
 from fastmilter.client import Client
 from tests.examples.backends import need, running
@@ -36,7 +33,7 @@ class Rsyslog:
 
     def __init__(self, directory: Path) -> None:
         """Nothing runs until ``started``."""
-        self._program = need("rsyslogd", hint="tests/syslog/install.sh")
+        self._program = need("rsyslogd", hint="tests/process/install.sh")
         directory.mkdir()
         self._directory = directory
         self.socket = directory / "socket"
@@ -57,14 +54,6 @@ class Rsyslog:
         """Wait until so many lines match; return the matches."""
         wait_until(lambda: len(self.lines(pattern)) >= count, f"{count} lines that match {pattern!r}")
         return self.lines(pattern)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    yield server
-    server.kill_all()
-    print(server.log_file.read_text())  # shown where a test fails
 
 
 def serve(server: Server, daemon: Rsyslog) -> str:
