@@ -42,6 +42,10 @@ class _Decoder:
     def buffered(self) -> int:
         """Bytes held that are not yet a message; 0 between two packets."""
 
+    @property
+    def letters_ahead(self) -> int:
+        """The letters of the packets that begin in what is held, as ``Scanner`` counts them."""
+
     def __iter__(self) -> Self: ...
     def __next__(self) -> _Command | _Response:
         """The next complete message; stops when there is none, and goes on after more was fed."""

@@ -20,6 +20,7 @@ from libc.string cimport memchr, memcpy, memmove
 
 from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
 from fastmilter._packets cimport DATA_BYTES, HEAD, LENGTH, WITHOUT_DATA, fits, read_u32
+from fastmilter._scan cimport Scanner
 from fastmilter._text cimport name_of, text_of
 
 from fastmilter import _bounds, constants
@@ -287,6 +288,11 @@ cdef class _Decoder:
     def buffered(self):
         """Bytes held that are not yet a message; 0 between two packets."""
         return self.end - self.start
+
+    @property
+    def letters_ahead(self):
+        """The letters of the packets that begin in what is held, as ``Scanner`` counts them."""
+        return Scanner().follow(self.window + self.start, self.end - self.start)
 
     def feed(self, data):
         """Take in a piece of the stream, any bytes-like object, of any size; it is copied."""

@@ -41,7 +41,7 @@ from fastmilter.addresses import address_of, params_of
 from fastmilter.constants import Step
 from fastmilter.edits import body_packets, discard
 from fastmilter.errors import FastmilterError
-from fastmilter.events import Closed, Dropped
+from fastmilter.events import Closed, Dropped, Event
 from fastmilter.filter import Binding, Filter
 from fastmilter.macros import STAGE_OF_LETTER, Macros
 from fastmilter.message import Connection, EditableMessage, Message
@@ -59,7 +59,7 @@ from fastmilter.negotiation import (
 )
 from fastmilter.plan import Plan
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
-from fastmilter.session import ADMISSIBLE, Event, Session
+from fastmilter.session import ADMISSIBLE, Session
 
 _HEADER_BIT = 1 << HEADER
 # A look into an enumeration costs as much as a callback.

@@ -1,7 +1,20 @@
-"""Events of a session that are no message of the MTA; the others are the messages themselves."""
+"""Events of a session: those that are no message of the MTA; the others are the messages themselves."""
 
 from typing import Final
 
+from fastmilter._messages import (
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    EndOfMessage,
+    Header,
+    Helo,
+    MailFrom,
+    Negotiate,
+    RcptTo,
+    Unknown,
+)
 from fastmilter.constants import Step
 
 
@@ -38,3 +51,21 @@ class BeyondLimit:
 
 DROPPED: Final = Dropped()
 CLOSED: Final = Closed()
+
+Event = (
+    Negotiate
+    | Connect
+    | Helo
+    | MailFrom
+    | RcptTo
+    | Data
+    | Header
+    | EndOfHeaders
+    | Body
+    | EndOfMessage
+    | Unknown
+    | Dropped
+    | OutOfOrder
+    | BeyondLimit
+    | Closed
+)

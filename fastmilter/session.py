@@ -47,7 +47,7 @@ from fastmilter._messages import (
 from fastmilter.codec import Command
 from fastmilter.constants import MAX_DATA_BYTES, STEPS, ProtocolFlag, Step
 from fastmilter.errors import FastmilterError, RemoteProtocolError
-from fastmilter.events import CLOSED, DROPPED, BeyondLimit, Closed, Dropped, OutOfOrder
+from fastmilter.events import CLOSED, DROPPED, BeyondLimit, Event, OutOfOrder
 from fastmilter.limits import DEFAULT_LIMITS, HEADER_TOO_LARGE, TOO_MANY_RECIPIENTS, Extent, Limits
 from fastmilter.macros import NO_STAGES, STAGE_OF_LETTER, Stages, clear, cleared, for_message, stored
 from fastmilter.negotiation import (
@@ -115,24 +115,6 @@ class _BeginAgain:
 
 _BEGIN_AGAIN: Final = _BeginAgain()
 
-Event = (
-    Negotiate
-    | Connect
-    | Helo
-    | MailFrom
-    | RcptTo
-    | Data
-    | Header
-    | EndOfHeaders
-    | Body
-    | EndOfMessage
-    | Unknown
-    | Dropped
-    | OutOfOrder
-    | BeyondLimit
-    | Closed
-)
-
 
 class Session:
     """One milter connection, seen from the filter."""
@@ -188,6 +170,11 @@ class Session:
     def mid_packet(self) -> bool:
         """Whether a packet has come in part."""
         return self._decoder.buffered > 0
+
+    @property
+    def letters_ahead(self) -> int:
+        """The letters of the packets that have come and are not taken up yet, as ``Scanner`` counts them."""
+        return self._decoder.letters_ahead
 
     @property
     def in_message(self) -> bool:

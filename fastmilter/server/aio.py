@@ -223,12 +223,14 @@ class AsyncWorker(WaitingWorker):
         must_run = link.is_notice
 
         def run() -> Any:
+            link.is_queued = False
             link.thread = threading.get_ident()
             try:
                 return context.run(call)
             finally:
                 link.thread = 0
 
+        link.is_queued = True
         submitted = self._threads.submit(run)
         waiting = asyncio.wrap_future(submitted)
         waiting.add_done_callback(_note_exception)  # asyncio would complain of one that came after the cancellation
@@ -240,6 +242,7 @@ class AsyncWorker(WaitingWorker):
                 cancelled = error
                 if not must_run:
                     submitted.cancel()  # unless it has begun
+        link.is_queued = False
         for variable, value in context.items():  # what the callback has set is for the next ones too
             if variable.get(_UNSET) is not value:
                 variable.set(value)
@@ -315,6 +318,8 @@ class AsyncWorker(WaitingWorker):
     def _stack(self, job: Job) -> str:
         if job.link.thread:
             return stack_of(job.link.thread)
+        if job.link.is_queued:
+            return "  it waits for a thread: raise --threads"
         lines = [
             f"  File {frame.f_code.co_filename!r}, line {frame.f_lineno}, in {frame.f_code.co_name}"
             for frame in _frames(job.runner.get_coro())

@@ -8,7 +8,7 @@ from fastmilter.message cimport EditableMessage
 from fastmilter.server.worker cimport Link
 
 cdef int _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE
-cdef uint32_t _ENDING, _DROPPING
+cdef uint32_t _END, _ENDING, _DROPPING
 
 
 cdef class WaitingLink(Link):
@@ -19,6 +19,7 @@ cdef class WaitingLink(Link):
     cdef public bint has_ended
     cdef public bint is_dropped
     cdef public bint is_paused
+    cdef public bint is_queued
     cdef bint _is_turned_away
     cdef bint _is_helo_unseen
     cdef readonly bint is_stuck
@@ -35,8 +36,10 @@ cdef class WaitingLink(Link):
 
     cpdef bint scan(self, data, Py_ssize_t start, Py_ssize_t size, double now) except -1
     cdef object _note_due(self, uint32_t letters, double now)
+    cpdef bint is_dropped_ahead(self) except -1
     cpdef object keep(self, bytes data, double now, room)
     cpdef bytes take_ahead(self, Py_ssize_t most)
+    cpdef bint next_call(self) except -1
     cpdef object take_call(self)
     cpdef bint is_wanted(self) except -1
     cpdef bint take_outcome(self, result, error) except -1

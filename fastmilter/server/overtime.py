@@ -31,6 +31,7 @@ _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE = P
 _LETTERS: Final = {ord(facts.letter) - ord("A"): number for number, facts in enumerate(STEPS.values())}
 """The steps by their letters, as ``Scanner`` counts them."""
 
+_END: Final = 1 << ord("E") - ord("A")
 _ENDING: Final = sum(1 << ord(letter) - ord("A") for letter in "QK")
 _DROPPING: Final = _ENDING | sum(1 << ord(letter) - ord("A") for letter in "AMH")
 
@@ -47,6 +48,8 @@ class WaitingLink(Link):
         """Where its callbacks run: for the driver."""
         self.thread = 0
         """The thread that a callback of an async filter runs in."""
+        self.is_queued = False
+        """Whether a callback of an async filter waits for a thread."""
         self.is_connected = True
         """Whether the socket is open."""
         self.has_ended = False
@@ -96,6 +99,16 @@ class WaitingLink(Link):
                 self.due_step, self.due_since = step, now
                 return
 
+    def is_dropped_ahead(self) -> bool:
+        """Tell whether the message whose callback is next is dropped by what has come behind it already.
+
+        Not if its end has come too: an MTA waits for the answer to that.
+        """
+        if not self._is_for_step() or not self.session.in_message:
+            return False
+        letters = self.session.letters_ahead
+        return bool(letters & _DROPPING) and not letters & _END
+
     def keep(self, data: bytes, now: float, room: Room) -> None:
         """Keep what was read while the conversation belongs to a job."""
         if self.ahead is None:
@@ -126,6 +139,14 @@ class WaitingLink(Link):
         return Link.progress(self)
 
     # -- what is called ------------------------------------------------------------------------------------------
+
+    def next_call(self) -> bool:
+        """Tell whether there is something to run; what no longer depends on it is sent first."""
+        if not Link.next_call(self):
+            return False
+        if self.is_noticing and (self.session.out or self.session.tail is not None):
+            self._host.transmit(self)
+        return True
 
     def take_call(self) -> Any:
         """Return what is to be run, a function without arguments: ``invoke`` for whoever does not own this object."""

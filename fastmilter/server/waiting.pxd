@@ -50,6 +50,7 @@ cdef class WaitingWorker(Worker):
     cpdef object _stack(self, job)
     cpdef object _enlist(self, WaitingLink link, job)
     cpdef object _end_job(self, job)
+    cdef object _send_on(self, WaitingLink link)
     cdef object _take_in(self, WaitingLink link, Py_ssize_t count, double now)
     cdef object _see_end_ahead(self, WaitingLink link)
     cdef object _proceed(self, WaitingLink link)
@@ -58,7 +59,6 @@ cdef class WaitingWorker(Worker):
     cdef object _look(self, double now)
     @cython.locals(link=WaitingLink)
     cpdef object _close_silent(self, double now)
-    cdef object _send_before_notice(self, WaitingLink link)
     cdef object _pause_accepting(self, double now)
     cdef double _expires_at(self, WaitingLink link) except -1
     cpdef object _expire(self, job, double now)

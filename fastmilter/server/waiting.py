@@ -178,10 +178,11 @@ class WaitingWorker(Worker):
 
     def _retire_with(self, stuck: int) -> None:
         """Ask to be replaced, once, when as many threads are stuck as there should be."""
-        if stuck >= self._settings.threads and not self._asked_to_retire:
-            self._asked_to_retire = True
+        if stuck < self._settings.threads or self._asked_to_retire:
+            return
+        self._asked_to_retire = master_channel.send(self._channel, master_channel.Retire())
+        if self._asked_to_retire:
             log.error("%d callbacks are stuck: this worker asks to be replaced", stuck)
-            master_channel.send(self._channel, master_channel.Retire())
 
     def _stack(self, job: Job) -> str:
         """Return what a job that is late is doing, as the lines of a traceback."""
@@ -223,8 +224,7 @@ class WaitingWorker(Worker):
             if link.unsent is not None:
                 if self._send(link, link.unsent, link.sent):
                     self._poller.await_room(link.fd, False)
-                    if link.job is None:
-                        self._proceed(link)
+                    self._send_on(link)
                 return
             count = link.stream.receive(self._room)
             if count > 0:
@@ -235,6 +235,15 @@ class WaitingWorker(Worker):
             self._lose(link)
         except Exception as error:  # noqa: BLE001 - logged there
             self._lose_by_fault(link, error)
+
+    def _send_on(self, link: WaitingLink) -> None:
+        """Go on after what could not be sent at once has left."""
+        job: Job | None = link.job
+        if job is None:
+            self._proceed(link)
+        elif link.session.tail is not None:
+            with job.lock:
+                self.transmit(link)
 
     def _take_in(self, link: WaitingLink, count: int, now: float) -> None:
         """Take ``count`` bytes that were read."""
@@ -286,7 +295,9 @@ class WaitingWorker(Worker):
         while self._flush(link):
             session.tail = None
             if link.next_call():
-                if self._begin_job(link):
+                if link.is_dropped_ahead():
+                    link.drop()
+                elif self._begin_job(link):
                     return
                 continue
             if session.out or session.tail is not None:
@@ -333,7 +344,8 @@ class WaitingWorker(Worker):
         if conversation.is_connected:
             due = conversation.due_step
             Worker.transmit(self, conversation)
-            conversation.due_step = due  # it still waits
+            if not conversation.is_noticing:
+                conversation.due_step = due  # it still waits
 
     def _lose(self, link: Link) -> None:
         """Give up the socket of a connection: its MTA has gone, or has to. The rest of its callbacks follow."""
@@ -407,18 +419,13 @@ class WaitingWorker(Worker):
                     continue
                 if now >= link.progress_at:
                     link.progress_at = now + PROGRESS_S
-                    if link.is_connected and not link.progress():
-                        self._send_before_notice(link)
-                is_behind = is_behind or (job.state is QUEUED and 2 * now > expires_at + link.since)
+                    if link.is_connected:
+                        link.progress()
+                is_behind = is_behind or (is_queued(job) and 2 * now > expires_at + link.since)
                 nearest = min(nearest, expires_at, link.progress_at)
         self._next_look = max(nearest, now + LOOK_S)
         if is_behind:
             self._pause_accepting(now)
-
-    def _send_before_notice(self, link: WaitingLink) -> None:
-        """Send an answer that is known while a callback runs that it does not depend on: under the lock."""
-        if link.is_noticing and link.session.out and link.session.tail is None:
-            Worker.transmit(self, link)  # its clock stops with that
 
     def _pause_accepting(self, now: float) -> None:
         """Leave new connections to others while jobs have waited for half of their time."""
@@ -491,7 +498,7 @@ class WaitingWorker(Worker):
 
     def _publish(self) -> None:
         Worker._publish(self)
-        waiting = len([job for job in self._jobs if job.state is QUEUED])
+        waiting = sum(map(is_queued, self._jobs))
         self._tally.set(Gauge.JOBS_WAITING, waiting)
         self._tally.set(Gauge.READ_AHEAD_BYTES, sum([job.link.read_ahead for job in (*self._jobs, *self._late)]))
         self._publish_runners(len(self._jobs) - waiting + len(self._late))
@@ -523,6 +530,11 @@ class WaitingWorker(Worker):
             log.error(
                 "%d connections are left without their last callbacks: theirs do not come back", len(self._leaving)
             )
+
+
+def is_queued(job: Job) -> bool:
+    """Whether the call of a job waits for a thread."""
+    return job.state is QUEUED or bool(job.link.is_queued)
 
 
 def _is_verdict(error: BaseException | None) -> bool:

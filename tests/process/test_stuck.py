@@ -102,8 +102,50 @@ class SlowEnd(Filter):
         pass
 
     def on_message_end(self, verdict):
+        note("telling")
         hang()
         note("told")
+
+
+class SlowEndOfBody(SlowEnd):
+    def on_end_of_message(self):
+        self.message.replace_body(bytes(8_000_000))
+
+
+class SlowEndAsync(Filter):
+    async def on_message_end(self, verdict):
+        note("telling")
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
+        note("told")
+
+
+class SlowEndOfBodyAsync(SlowEndAsync):
+    def on_end_of_message(self):
+        self.message.replace_body(bytes(8_000_000))
+
+
+class Dropped(Filter):
+    blocking = True
+
+    def on_header(self, name, value):
+        note("header " + value)
+
+    def on_abort(self):
+        note("abort")
+
+    def on_message_end(self, verdict):
+        note(f"end {verdict}")
+
+    def on_close(self):
+        note("close")
+
+
+class DroppedAsync(Dropped):
+    blocking = False
+
+    async def on_header(self, name, value):
+        note("header " + value)
 
 
 class Tight(Filter):
@@ -244,13 +286,41 @@ def test_a_guard_hears_of_a_thread_that_is_given_up(server: Server, model: str) 
         go(server)
 
 
-def test_the_answer_does_not_wait_for_on_message_end(server: Server) -> None:
-    with Client(serve(server, "SlowEnd")) as client:
+@pytest.mark.parametrize("model", ["SlowEnd", "SlowEndAsync", "SlowEndOfBody", "SlowEndOfBodyAsync"])
+def test_the_answer_does_not_wait_for_on_message_end(server: Server, model: str) -> None:
+    with Client(serve(server, model)) as client:
         up_to_end(client, "a@example.org")
-        assert client.end_of_message() == (CONTINUE, [])
-        assert server.notes() == []
+        verdict, modifications = client.end_of_message()
+        assert verdict == CONTINUE
+        size = sum(len(edit.chunk) for edit in modifications if isinstance(edit, codec.ReplaceBody))
+        assert size == (8_000_000 if "Body" in model else 0), "more than a socket takes at once"
+        wait_until(lambda: server.notes() == ["telling"], "on_message_end")
         go(server)
-    wait_until(lambda: server.notes() == ["told"], "on_message_end")
+    wait_until(lambda: server.notes() == ["telling", "told"], "on_message_end")
+
+
+@pytest.mark.parametrize("model", ["Dropped", "DroppedAsync"])
+def test_a_message_whose_end_came_with_its_content_is_spared(server: Server, model: str) -> None:
+    """As an MTA sends it that was held up while its client went away."""
+    commands: list[codec.Command] = [
+        codec.Header(b"A", b"seen"),
+        codec.Header(b"B", b"with the abort"),
+        codec.Abort(),
+        codec.MailFrom(b"<next@example.org>"),
+    ]
+    packets = [codec.encode(command) for command in commands]
+    with Client(serve(server, model)) as client:
+        begin(client)
+        client.rcpt("b@example.net")
+        client.data()
+        wire = client._socket
+        assert wire is not None
+        wire.sendall(packets[0])
+        wait_until(lambda: server.notes() == ["header seen"], "the first header field")
+        wire.sendall(b"".join(packets[1:]))
+        assert isinstance(client.receive(), codec.Continue), "the next message"
+    wait_until(lambda: "close" in server.notes(), "the end")
+    assert server.notes() == ["header seen", "abort", "end None", "abort", "end None", "close"]
 
 
 def test_a_command_that_comes_while_a_callback_runs_is_answered_in_its_own_time(server: Server) -> None:

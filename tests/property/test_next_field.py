@@ -12,9 +12,9 @@ from fastmilter import CONTINUE, REJECT, SKIP, Step, Verdict, codec
 from fastmilter._text import to_text
 from fastmilter.constants import STEPS
 from fastmilter.errors import RemoteProtocolError
-from fastmilter.events import Closed, Dropped, OutOfOrder
+from fastmilter.events import Closed, Dropped, Event, OutOfOrder
 from fastmilter.negotiation import Offer, Wish, negotiate
-from fastmilter.session import Event, Session
+from fastmilter.session import Session
 from tests.support import strategies
 from tests.support.playing import (
     ABORT,

@@ -32,6 +32,25 @@ def test_every_packet_is_seen_once_however_the_stream_is_cut(
         assert letters(scanner.scan(stream, begin, end - begin)) == expected
 
 
+@given(st.lists(strategies.commands, max_size=8), st.data())
+def test_a_decoder_tells_the_packets_that_it_still_holds(commands: list[codec.Command], data: st.DataObject) -> None:
+    packets = [codec.encode(command, 1 << 20) for command in commands]
+    came = b"".join(packets)[: data.draw(st.integers(0, sum(map(len, packets))))]
+    decoder = codec.CommandDecoder(1 << 20)
+    decoder.feed(came)
+    taken = data.draw(st.integers(0, len(list(decoded(came)))))
+    for _ in range(taken):
+        next(decoder)
+    left = came[sum(map(len, packets[:taken])) :]
+    assert decoder.letters_ahead == Scanner().scan(left, 0, len(left))
+
+
+def decoded(stream: bytes) -> codec.CommandDecoder:
+    decoder = codec.CommandDecoder(1 << 20)
+    decoder.feed(stream)
+    return decoder
+
+
 def test_what_is_no_packet_does_no_harm() -> None:
     scanner = Scanner()
     assert letters(scanner.scan(b"\0\0\0\0" * 3 + b"\0\0\0\1Q", 0, 17)) == {"Q"}

@@ -7,10 +7,10 @@ import pytest
 from fastmilter import codec
 from fastmilter.constants import ALL_ACTIONS, ALL_PROTOCOL, STEPS, ProtocolFlag, Step
 from fastmilter.errors import NotNegotiated, RemoteProtocolError
-from fastmilter.events import CLOSED, DROPPED, Closed, Dropped, OutOfOrder
+from fastmilter.events import CLOSED, DROPPED, Closed, Dropped, Event, OutOfOrder
 from fastmilter.negotiation import STEP_NUMBERS, Offer, Wish, negotiate
 from fastmilter.replies import ACCEPT, CONTINUE, DISCARD, REJECT, SKIP, TEMPFAIL, Verdict, VerdictKind, reply
-from fastmilter.session import ADMISSIBLE, Event, Phase, Session
+from fastmilter.session import ADMISSIBLE, Phase, Session
 from tests.support.playing import (
     ABORT,
     BODY,
