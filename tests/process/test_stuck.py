@@ -168,6 +168,19 @@ class Slow(Filter):
         hang()
 
 
+class Busy(Filter):
+    blocking = True
+    deadline = 6
+
+    def on_mail(self, sender, params):
+        hang()
+
+
+class BusyBesideAsync(Busy):
+    async def on_close(self):
+        pass
+
+
 class Answering(Filter):
     blocking = True
     deadline = 0.3
@@ -359,6 +372,22 @@ def test_half_a_packet_behind_a_callback_is_no_silence(server: Server) -> None:
         time.sleep(2.5)  # more than the time-out and the sweep that looks for it
         go(server)
         assert isinstance(client.receive(), codec.Continue)
+
+
+@pytest.mark.parametrize("model", ["Busy", "BusyBesideAsync"])
+def test_new_connections_wait_while_callbacks_wait_for_a_thread_for_long(server: Server, model: str) -> None:
+    address = serve(server, model, "--threads=1")
+    with Client(address) as first, Client(address) as second:
+        for client in (first, second):
+            client.connect("client.example", "192.0.2.1", 25)
+            client.helo("client.example")
+            client.send(codec.MailFrom(b"<a@example.org>"))
+        server.wait_log("callbacks wait for a thread for long: no new connections for now; raise --threads")
+        go(server)
+        assert isinstance(first.receive(), codec.Continue)
+        assert isinstance(second.receive(), codec.Continue)
+    with Client(address) as third:
+        begin(third)
 
 
 @pytest.mark.parametrize("model", ["Answering", "AnsweringAsync"])
