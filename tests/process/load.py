@@ -124,6 +124,7 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE_S)
+        print(f"{self.messages} messages answered, {self.moved} moved, {len(self.failures)} failed")
 
     def wait_further(self) -> None:
         """Wait until every session has had a message answered, or a failure, since now."""

@@ -123,6 +123,10 @@ def test_the_soft_limit_is_raised_to_what_is_needed(server: Server) -> None:
     assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0] == 1000 + 32 + 1
 
 
+def in_mb(sizes: list[int]) -> str:
+    return " ".join(f"{size / 1e6:.2f}" for size in sizes)
+
+
 def answered(peer: socket.socket) -> bool:
     peer.settimeout(PATIENCE_S)
     peer.sendall(codec.encode(V6))
@@ -182,13 +186,16 @@ def test_5000_connections_that_send_nothing(server: Server) -> None:
         wait_until(lambda: used.descriptors() == at_start + SILENT, "all are accepted")
         cpu, clock = used.cpu(), time.monotonic()
         wait_until(lambda: time.monotonic() - clock > 2, "the workers have turned twice")  # noqa: B023 - called here
-        assert used.cpu() - cpu < 0.1 * (time.monotonic() - clock), "they are idle"
+        spent, passed = used.cpu() - cpu, time.monotonic() - clock
+        print(f"{SILENT} silent connections: {spent:.2f} s of processor time in {passed:.1f} s")
+        assert spent < 0.1 * passed, "they are idle"
         with server.client() as client:
             whole_message(client)
         for peer in peers:
             peer.close()
         wait_until(lambda: used.descriptors() == at_start, "all have gone")
         after.append(used.memory())
+    print(f"MB of memory when they have gone, twice {in_mb(after)}")
     assert after[1] - after[0] < 2 << 20, "what they needed is used again, and given back"
     assert server.stop() == 0
 
@@ -200,7 +207,7 @@ def test_hang_ups(server: Server) -> None:
     at_start = used.descriptors()
     memory: list[int] = []
     offer = codec.encode(V6)
-    for part in range(4):
+    for _ in range(4):
         for number in range(HANG_UPS // 4):
             with connected(path) as peer:
                 if number % 4 == 1:
@@ -211,8 +218,8 @@ def test_hang_ups(server: Server) -> None:
                     assert answered(peer)
         wait_until(lambda: used.descriptors() == at_start, "all have gone")
         memory.append(used.memory())
-        if part == 0:
-            assert len(memory) == 1  # what is allocated once is allocated now
+    print(f"{HANG_UPS} hang-ups: {used.descriptors() - at_start} descriptors more, MB of memory {in_mb(memory)}")
+    # What is allocated once is allocated in the first part.
     assert max(memory[1:]) - memory[0] < 2 << 20, memory
     with server.client() as client:
         whole_message(client)
