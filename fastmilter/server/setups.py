@@ -39,13 +39,14 @@ class Setups:
     def open(self, settings: Settings, identity: Identity | None, windows: Windows) -> Setup:
         """Open what the settings ask for, and take what is open already; ``ConfigError`` if that cannot be done.
 
-        ``windows`` are those that are open. The log file comes last: until a server listens, what hinders it is said
-        where it was started.
+        ``windows`` are those that are open. What MTAs connect to comes after them: where one of those cannot be had,
+        no MTA may find an address that is closed again at once. The log file comes last: until a server listens, what
+        hinders it is said where it was started.
         """
-        listeners = open_all(settings.listen, backlog=settings.backlog, known=self._listeners())
-        setup = Setup(settings, listeners, Windows(), identity)
+        setup = Setup(settings, (), open_windows(settings, windows), identity)
         try:
-            setup = replace(setup, windows=open_windows(settings, windows))
+            listeners = open_all(settings.listen, backlog=settings.backlog, known=self._listeners())
+            setup = replace(setup, listeners=listeners)
             open_log_file(settings.log_file)
         except ConfigError:
             self.close_new(setup)

@@ -87,6 +87,16 @@ os.execv(sys.executable, [sys.executable, "-m", "fastmilter", "serve", "tagger:T
         socket.create_connection(("127.0.0.1", port)).close()
 
 
+def test_mtas_find_no_address_that_is_closed_again_at_once(server: Server) -> None:
+    """As while the metrics are still those of another server, which has left the mail to us."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        server.start("--bind-timeout=1", f"--metrics=127.0.0.1:{port}", wait=False)
+        assert server.finish() == 78
+    assert f"inet:{port}@127.0.0.1: another program listens there already" in server.log()
+    assert "listening on" not in server.log()
+
+
 def test_conformance_115_a_stale_socket_is_no_hindrance_but_a_live_one_is(server: Server) -> None:
     path = server.directory / "fm.sock"
     server.start("--workers=1", listen=[f"unix:{path}"])
