@@ -22,3 +22,10 @@ cdef class InWork:
     cpdef void leave(self) noexcept
     cdef void _change(self, Conversation conversation) noexcept
     cdef void _look_for_queue_id(self) noexcept
+
+
+cdef class Turns:
+    cdef InWork _in_work
+    cdef Conversation _conversation
+    cdef readonly object awaited
+    cdef object _turns

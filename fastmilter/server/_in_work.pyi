@@ -1,6 +1,7 @@
 """What a worker is in, in its slot of shared memory, so that the master sees it even if the loop never turns again."""
 
-from typing import final
+from collections.abc import Awaitable, Generator
+from typing import Any, final
 
 from fastmilter.conversation import Conversation
 from fastmilter.server.slots import Slots
@@ -18,3 +19,22 @@ class InWork:
 
     def leave(self) -> None:
         """Note that no callback is in work."""
+
+@final
+class Turns:
+    """What an async callback is waited for with: each of its turns on the loop is its callback in work.
+
+    Several may take turns on one loop; whatever else runs there is nobody's.
+    """
+
+    awaited: Awaitable[Any]
+    """What the callback has returned."""
+
+    def __init__(self, in_work: InWork, conversation: Conversation, awaited: Awaitable[Any]) -> None: ...
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def __next__(self) -> Any: ...
+    def throw(self, *error: Any) -> Any:
+        """Have it go on with an exception, as when it is cancelled."""
+
+    def close(self) -> None:
+        """Have it end, as when the loop is closed before."""

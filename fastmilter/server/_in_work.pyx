@@ -103,3 +103,34 @@ cdef class InWork:
             if start[0] == b"{" and start[1] == b"i" and start[2] == b"}" and start[3] == 0:
                 memccpy(self._queue_id, start + 4, 0, MOST)
                 break
+
+
+@cython.final
+cdef class Turns:
+    """What an async callback is waited for with: each of its turns on the loop is its callback in work."""
+
+    def __init__(self, InWork in_work, Conversation conversation, awaited):
+        self._in_work = in_work
+        self._conversation = conversation
+        self.awaited = awaited
+        self._turns = awaited.__await__() if hasattr(awaited, "__await__") else awaited  # a generator of types.coroutine
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        self._in_work.enter(self._conversation)
+        try:
+            return next(self._turns)
+        finally:
+            self._in_work.leave()
+
+    def throw(self, *error):
+        self._in_work.enter(self._conversation)
+        try:
+            return self._turns.throw(*error)
+        finally:
+            self._in_work.leave()
+
+    def close(self):
+        self._turns.close()

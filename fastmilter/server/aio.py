@@ -24,6 +24,7 @@ from typing import Any, Final
 from fastmilter.filter import Filter
 from fastmilter.guard import OUT_OF_TIME, give_up_thread
 from fastmilter.replies import Answer, Verdict
+from fastmilter.server._in_work import Turns
 from fastmilter.server.counters import Gauge
 from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.log_context import log_about
@@ -163,7 +164,7 @@ class AsyncWorker(WaitingWorker):
             awaitable = None if call is None else self._called(link, call)
         if awaitable is None:
             return False
-        self._start_task(job, awaitable)
+        self._start_task(job, awaitable if self._threads is not None else self._in_turns(link, awaitable))
         return True
 
     def _start_task(self, job: Job, awaitable: Awaitable[Any]) -> None:
@@ -185,7 +186,7 @@ class AsyncWorker(WaitingWorker):
                         error = answer
                     message = link.message
                     if message is not None and message._has_unread_body:
-                        await message._read_body()
+                        await self._in_turns(link, message._read_body())
                 except asyncio.CancelledError as raised:
                     error = self._cancelled(job, raised)
                 except BaseException as raised:  # noqa: BLE001 - not even sys.exit() of a callback may end us
@@ -203,7 +204,12 @@ class AsyncWorker(WaitingWorker):
         """Make a call, in a thread if it may block, and wait for what it returns."""
         if self._threads is not None and link.callback not in self.plan.async_callbacks:
             return await self._in_thread(link, call)
-        return await _settled(self._on_loop(link, call))
+        result = self._on_loop(link, call)
+        return await self._in_turns(link, result) if inspect.isawaitable(result) else result
+
+    def _in_turns(self, link: WaitingLink, awaitable: Awaitable[Any]) -> Turns:
+        """Return what waits for a callback so that the master sees which one it is, should it hold up the loop."""
+        return Turns(self._in_work, link, awaitable)
 
     def _on_loop(self, link: WaitingLink, call: Callable[[], Any]) -> Any:
         """Make a call that holds up the loop until it returns."""
@@ -335,6 +341,8 @@ def _note_exception(future: asyncio.Future[Any]) -> None:
 def _frames(waiting: Any) -> Iterator[FrameType]:
     """Yield the frames of what a coroutine waits for, outermost first, without this module's own."""
     for _ in range(MOST_FRAMES):
+        if isinstance(waiting, Turns):
+            waiting = waiting.awaited
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is None:
             return

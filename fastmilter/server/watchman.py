@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 BELOW: Final = "_be_worker"
 """The function of the supervisor that all of a worker runs in: what lies below it says nothing."""
 
-HINT: Final = "a filter that waits sets blocking = True, or makes its callbacks async def"
-UNNAMED: Final = "the stack shows what: an async callback that blocks, or a thread that holds the interpreter"
+HINT: Final = "a filter that waits sets blocking = True, or makes its callbacks async def and awaits"
+UNNAMED: Final = "the stack shows what: a task of the filter that blocks, or a thread that holds the interpreter"
 
 
 @dataclass(slots=True)

@@ -406,10 +406,10 @@ def test_variables_of_a_context_pass_from_a_thread_to_the_next_callback(server: 
         assert verdict.text == "client.example"
 
 
-def test_an_async_callback_that_blocks_is_found_by_its_stack(server: Server) -> None:
+def test_an_async_callback_that_blocks_is_named(server: Server) -> None:
     with Client(serve(server, "Blocks")) as client:
         client.connect("client.example")
         client.helo("client.example")
         client.send(codec.MailFrom(b"<a@example.org>"))
-        server.wait_log(r"stands still: its loop has not turned for .*; the stack shows what(?s:.*)in on_mail")
+        server.wait_log(r"stands still: Blocks\.on_mail has run for .* and awaits .*(?s:.*)in on_mail")
         go(server)

@@ -1,5 +1,8 @@
 """What a worker says of the callback it is in, from the conversation to shared memory and back."""
 
+import types
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +27,7 @@ from fastmilter.codec import (
 from fastmilter.conversation import Conversation
 from fastmilter.plan import CALLBACKS
 from fastmilter.replies import Verdict
-from fastmilter.server._in_work import InWork
+from fastmilter.server._in_work import InWork, Turns
 from fastmilter.server.slots import CALLBACK_NAMES, QUEUE_ID_BYTES, Slots
 
 OFFER = encode(Negotiate(6, 0x1FF, 0x1FFFFF, ()))
@@ -160,6 +163,75 @@ def test_a_queue_id_is_cut(size: int) -> None:
 def test_other_macros_are_no_queue_id(pairs: tuple[tuple[bytes, bytes], ...]) -> None:
     driven = Driven()
     assert driven.feed(BEGIN + macros(b"M", *pairs) + MAIL)[-1] == ("on_mail", b"")
+
+
+class Gate:
+    """Something to wait for that is no coroutine: yields once, as what belongs to a loop does."""
+
+    def __await__(self) -> Generator[str, None, str]:
+        try:
+            yield "waiting"
+        except ValueError:
+            return "interrupted"
+        return "opened"
+
+
+@types.coroutine
+def gate() -> Generator[str, None, str]:
+    """A coroutine as they were made before there was ``async``."""
+    return (yield from Gate().__await__())
+
+
+async def through_a_gate() -> str:
+    return await Gate()
+
+
+@pytest.mark.parametrize("awaitable", [Gate, gate, through_a_gate])
+@pytest.mark.parametrize("end", ["opened", "interrupted"])
+def test_the_turns_of_an_async_callback_are_shown_and_nothing_between_them(
+    awaitable: Callable[[], Any], end: str
+) -> None:
+    driven = Driven()
+    driven.conversation.session.receive(BEGIN + MAIL)
+    while driven.conversation.next_call() and driven.conversation.callback != "on_mail":
+        driven.conversation.returned(driven.conversation.invoke())
+    shown: list[str] = []
+
+    async def callback() -> Any:
+        shown.append(driven.slots.callback(1))
+        try:
+            return await awaitable()
+        finally:
+            shown.append(driven.slots.callback(1))
+
+    async def run() -> Any:
+        return await Turns(driven.in_work, driven.conversation, callback())
+
+    running = run()
+    assert running.send(None) == "waiting"
+    assert driven.slots.callback(1) == "", "the loop has it again"
+    go_on = partial(running.send, None) if end == "opened" else partial(running.throw, ValueError())
+    with pytest.raises(StopIteration) as done:
+        go_on()
+    assert done.value.value == end
+    assert shown == ["on_mail", "on_mail"]
+    assert driven.slots.callback(1) == ""
+
+
+def test_turns_that_are_not_waited_for_to_the_end_are_closed() -> None:
+    driven = Driven()
+    ended: list[str] = []
+
+    async def callback() -> None:
+        try:
+            await Gate()
+        finally:
+            ended.append("closed")
+
+    turns = Turns(driven.in_work, driven.conversation, callback())
+    assert next(turns.__await__()) == "waiting"
+    turns.close()
+    assert ended == ["closed"]
 
 
 def test_a_slot_that_does_not_exist_is_an_error() -> None:
