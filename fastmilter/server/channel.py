@@ -32,6 +32,8 @@ MOST_SCALED: Final = 1 << 16
 """Largest number in a ``Scale``; how many workers there may be is not decided here."""
 
 _RECEIVE_BYTES: Final = 64 * PACKET_BYTES
+_MOST_FILES: Final = 1
+"""How many open files come with a message."""
 _MOST_READS: Final = 2
 """How often one ``receive`` reads at most: who never stops sending must not keep its reader."""
 
@@ -80,7 +82,7 @@ class StopNow:
 
 @dataclass(frozen=True, slots=True)
 class ReopenLogs:
-    """Master to all: open the log file anew. Monitor to master: have all do so."""
+    """Master to all: the log file was opened anew, and comes with this. Monitor to master: open it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +190,34 @@ def open_channel() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def send(channel: socket.socket, message: Message) -> bool:
-    """Send a message without waiting; ``False`` if the other side is gone or has not read for very long."""
+def send(channel: socket.socket, message: Message, file: int | None = None) -> bool:
+    """Send a message without waiting, with ``file`` if one is given: an open one, of which the other side gets a copy.
+
+    ``False`` if the other side is gone or has not read for very long.
+    """
     packet = encode(message)
     try:
         # A stream socket takes such a small packet whole or not at all: its buffer holds thousands.
-        return channel.send(packet) == len(packet)
+        if file is None:
+            return channel.send(packet) == len(packet)
+        return socket.send_fds(channel, [packet], [file]) == len(packet)
     except OSError:
         return False
 
 
-def receive(channel: socket.socket, reader: Reader) -> tuple[list[Message], bool]:
-    """Read what is there without waiting, a reasonable part at least; return it, and whether the other side is gone."""
+def receive(channel: socket.socket, reader: Reader, files: list[int] | None = None) -> tuple[list[Message], bool]:
+    """Read what is there without waiting, a reasonable part at least; return it, and whether the other side is gone.
+
+    Open files that come with it are added to ``files``; without that the system closes them.
+    """
     messages: list[Message] = []
     for _ in range(_MOST_READS):
         try:
-            data = channel.recv(_RECEIVE_BYTES)
+            if files is None:
+                data = channel.recv(_RECEIVE_BYTES)
+            else:
+                data, came, _, _ = socket.recv_fds(channel, _RECEIVE_BYTES, _MOST_FILES)
+                files += came
         except BlockingIOError:
             return messages, False
         except OSError:

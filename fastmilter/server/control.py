@@ -104,10 +104,7 @@ class Control:
             case "scale":
                 return self._scale(request.get("workers"))
             case "reopen-logs":
-                before = self._of(Of.REOPENED)
-                return self._ordered(
-                    channel.ReopenLogs(), lambda: self._of(Of.REOPENED) > before, "the log file is open anew"
-                )
+                return self._reopen_logs()
         return refusal(f"there is no command {request['command'][:40]!r}; there are {', '.join(COMMANDS)}")
 
     # -- orders --------------------------------------------------------------------------------------------------------
@@ -141,6 +138,17 @@ class Control:
             return refusal("the server is stopping")
         text = f"the number of workers is now {workers}"
         return self._ordered(channel.Scale(workers), lambda: self._of(Of.WANTED) == workers, text)
+
+    def _reopen_logs(self) -> dict[str, Any]:
+        if self._settings.log_file is None:
+            return refusal("the server has no log file (--log-file)")
+        done, failed = self._of(Of.REOPENED), self._of(Of.NOT_REOPENED)
+        answer = self._ordered(
+            channel.ReopenLogs(),
+            lambda: (self._of(Of.REOPENED), self._of(Of.NOT_REOPENED)) != (done, failed),
+            "the log file is open anew",
+        )
+        return refusal(self._counters.error()) if self._of(Of.NOT_REOPENED) > failed else answer
 
     def _ordered(self, message: channel.Message, done: Callable[[], bool], text: str) -> dict[str, Any]:
         """Send an order, and wait until it was carried out."""

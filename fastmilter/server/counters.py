@@ -138,6 +138,7 @@ class Of(IntEnum):
     CONFIG = 14
     MONITOR_STARTS = 15
     REOPENED = 16  # how often the log file was
+    NOT_REOPENED = 17  # how often that failed
 
 
 ENDS: Final = ("drained", "killed", "crashed", "failed", "config")

@@ -23,7 +23,7 @@ from fastmilter.endpoints import Endpoint
 from fastmilter.server import channel, control, metrics
 from fastmilter.server.control import Control
 from fastmilter.server.listen import Listener
-from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.log_file import take_log_files
 from fastmilter.server.monitor_keeper import Windows
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -91,10 +91,9 @@ class Monitor:
 
     def _hear(self) -> bool:
         """Read what the master says; return whether it has let go."""
-        messages, gone = channel.receive(self._link, self._reader)
-        for message in messages:
-            if isinstance(message, channel.ReopenLogs):
-                reopen_log_file(self._settings.log_file)
+        log_files: list[int] = []
+        _, gone = channel.receive(self._link, self._reader, log_files)
+        take_log_files(log_files)
         self._control.notice(gone=gone)
         return gone
 

@@ -148,11 +148,11 @@ class MonitorKeeper:
             if listener not in kept.listeners:
                 listener.close()
 
-    def tell(self, message: channel.Message) -> None:
+    def tell(self, message: channel.Message, file: int | None = None) -> None:
         """Send something to the monitor, if it takes it now."""
         for monitor in self._monitors:
             if monitor.link is not None:
-                channel.send(monitor.link, message)
+                channel.send(monitor.link, message, file)
 
     def next_deadline(self) -> float | None:
         """Return when ``on_time`` has something to do, ``None`` if nothing is planned."""

@@ -14,7 +14,6 @@ from typing import Any, Final
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server.load import Target
-from fastmilter.server.log_file import NO_FILE
 from fastmilter.server.options import (
     ENVIRONMENT_PREFIX,
     FILTER_TABLE,
@@ -27,6 +26,9 @@ from fastmilter.server.options import (
 from fastmilter.server.peers import Network, refuse_half_a_proxy
 from fastmilter.server.places import AUTO, control_path
 from fastmilter.server.syslog import Syslog
+
+_NO_FILE: Final = "-"
+"""What stands for no log file, where a configuration has one."""
 
 _BY_NAME: Final = {option.name: option for option in OPTIONS}
 
@@ -126,7 +128,9 @@ def load_settings(command_line: Mapping[str, object], environment: Mapping[str, 
     if values["target"] is None:
         raise UsageError("no filter given: write fastmilter serve module:Class (or path/to/file.py:Class)")
     refuse_half_a_proxy(values["listen"], values["proxy_from"])
-    if values["syslog"] is not None and values["log_file"] not in (None, NO_FILE):
+    if values["log_file"] == _NO_FILE:
+        values["log_file"] = None
+    if values["syslog"] is not None and values["log_file"] is not None:
         raise ConfigError("--syslog and --log-file are both given, and the log goes to one place: leave out one")
     asked = values["control"]
     values["control"] = control_path(asked, environment)

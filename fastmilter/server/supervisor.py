@@ -31,7 +31,7 @@ from fastmilter.server import channel, counters, decisions, ends, policy, privil
 from fastmilter.server.child import Child, WorkerClass, open_pidfd
 from fastmilter.server.listen import Listener
 from fastmilter.server.load import Target, load_filter
-from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.log_file import STDERR, open_log_file
 from fastmilter.server.monitor_keeper import MonitorKeeper
 from fastmilter.server.path_lock import AddressInUse
 from fastmilter.server.prepare import prepare
@@ -245,9 +245,9 @@ class Supervisor:
         shown.set_of_server(counters.Of.MONITOR_STARTS, self._keeper.starts)
         self._keeper.tell(channel.News())
 
-    def _send(self, worker: int, message: channel.Message) -> None:
+    def _send(self, worker: int, message: channel.Message, file: int | None = None) -> None:
         child = self._children.get(worker)
-        if child is not None and not channel.send(child.link, message):
+        if child is not None and not channel.send(child.link, message, file):
             log.warning("worker %d cannot be reached pid=%d", child.number, child.pid)
 
     # -- what happens --------------------------------------------------------------------------------------------
@@ -292,12 +292,19 @@ class Supervisor:
                     self._reopen_logs()
 
     def _reopen_logs(self) -> None:
-        """Open the log file anew, and have everybody do so."""
-        reopen_log_file(self._settings.log_file)
-        for worker in self._children:
-            self._send(worker, channel.ReopenLogs())
-        self._keeper.tell(channel.ReopenLogs())
-        self._slots.counters.add_of_server(counters.Of.REOPENED)
+        """Open the log file anew, for everybody; where that fails the log goes on as it was, and says so."""
+        if self._settings.log_file is None:
+            return
+        try:
+            open_log_file(self._settings.log_file)
+        except ConfigError as error:
+            self._say(logging.ERROR, f"the log file was not opened anew: {error}")
+            self._slots.counters.add_of_server(counters.Of.NOT_REOPENED)
+        else:
+            for worker in self._children:
+                self._send(worker, channel.ReopenLogs(), STDERR)
+            self._keeper.tell(channel.ReopenLogs(), STDERR)
+            self._slots.counters.add_of_server(counters.Of.REOPENED)
         self._keeper.tell(channel.News())
 
     def _on_lifeline(self) -> None:
@@ -409,7 +416,6 @@ class Supervisor:
         settings, generation = self._settings, state["generation"]
         listeners, windows = upgrade.listeners_of(state), upgrade.windows_of(state)
         self._setups.add(generation, Setup(settings, listeners, windows, prepare(settings)))
-        reopen_log_file(settings.log_file)
         self._keeper.starts = self._slots.counters.of_server(counters.Of.MONITOR_STARTS)  # it never goes down
         if not self._slots.counters.time_of(counters.Of.STARTED_AT):  # fresh: what was there meant other things
             self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
@@ -420,6 +426,7 @@ class Supervisor:
             self._watch_over(Child.from_state(worker, pidfds=self._pidfds), StackPipe.of_master(worker["stacks"]))
         log.info("upgrade: the master is new, %d workers serve on", len(self._children))
         self._keeper.begin(windows, self._selector, state["monitors"])
+        self._reopen_logs()  # the settings may name another one than those of the former master
         self._signals.unblock()
         for child in list(self._children.values()):
             self._reap(child)  # whose end nobody has seen

@@ -34,7 +34,7 @@ from fastmilter.server.crowd import Crowd
 from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_context import note_on_records
-from fastmilter.server.log_file import reopen_log_file
+from fastmilter.server.log_file import take_log_files
 from fastmilter.server.log_lines import EndLog, end_of_line
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.pace import (
@@ -513,14 +513,14 @@ class Worker:
     # -- orders --------------------------------------------------------------------------------------------------
 
     def _take_orders(self, now: float) -> None:
-        messages, gone = master_channel.receive(self._channel, self._reader)
+        log_files: list[int] = []
+        messages, gone = master_channel.receive(self._channel, self._reader, log_files)
+        take_log_files(log_files)
         for message in messages:
             if isinstance(message, master_channel.StopNow):
                 self._stop_now = True
             elif isinstance(message, master_channel.Drain):
                 self._drain(message.limits, now)
-            elif isinstance(message, master_channel.ReopenLogs):
-                reopen_log_file(self._settings.log_file)
         if gone:
             self._poller.remove(self._channel.fileno())
             if self._drain_limits is None:

@@ -197,6 +197,32 @@ def _umask() -> int:
     return mask
 
 
+def test_a_log_file_that_cannot_be_opened_anew_stays(server: Server) -> None:
+    logs, moved = server.directory / "logs", server.directory / "moved"
+    logs.mkdir()
+    server.start("--workers=1", CONTROL, "--log-file=logs/milter.log", wait=False)
+    wait_until(lambda: (logs / "milter.log").exists() and "is ready" in (logs / "milter.log").read_text(), "it serves")
+    logs.rename(moved)
+    done = ask(server, "reopen-logs")
+    why = "the log file was not opened anew: --log-file logs/milter.log: No such file or directory"
+    assert (done.status, done.out, done.err) == (1, "", f"fastmilter: {why}\n")
+    assert why in (moved / "milter.log").read_text()
+    logs.mkdir()
+    assert ask(server, "reopen-logs").out == "the log file is open anew\n"
+    assert server.stop() == 0
+    assert "the server ends" in (logs / "milter.log").read_text()
+
+
+def test_without_a_log_file_there_is_none_to_open(server: Server) -> None:
+    server.start("--workers=1", CONTROL, "--log-file=-")
+    done = ask(server, "reopen-logs")
+    assert (done.status, done.err) == (1, "fastmilter: the server has no log file (--log-file)\n")
+    server.send(signal.SIGUSR1)
+    with server.client() as client:
+        whole_message(client)
+    assert server.stop() == 0
+
+
 def test_a_log_file_that_cannot_be_opened(server: Server) -> None:
     server.start("--log-file=/nonexistent/milter.log", wait=False)
     assert server.finish() == 78

@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import re
 import signal
 from pathlib import Path
 
@@ -80,6 +81,32 @@ def test_privileges_are_gone_in_every_worker_before_the_filter_is_imported(
     assert added["X-Home"] == f"{NOBODY.pw_dir} nobody"
     assert server.stop() == 0
     assert not (server.directory / "fm.sock").exists()  # which the master removed
+
+
+def test_the_log_file_is_opened_anew_where_the_user_of_the_workers_could_not(open_server: Server) -> None:
+    """As logrotate does it: in a directory, and into a file, that are root's."""
+    server = open_server
+    logs = server.directory / "logs"
+    logs.mkdir(mode=0o700)
+    log, old = logs / "milter.log", logs / "milter.log.1"
+    options = ("--workers=1", "--user=nobody", f"--log-file={log}", "--log-messages", f"--control={server.directory}/c")
+    server.start(*options, listen=[f"unix:{server.directory}/fm.sock"], wait=False)
+    wait_until(lambda: log.exists() and "is ready" in log.read_text(), "it serves")
+    log.rename(old)
+    server.send(signal.SIGUSR1)
+
+    def logged() -> bool:
+        with server.client() as client:
+            whole_message(client)
+        return log.exists() and "fastmilter.message: " in log.read_text()
+
+    wait_until(logged, "the worker writes there")
+    for pid in server.workers():
+        assert os.readlink(f"/proc/{pid}/fd/2") == str(log)
+    (monitor,) = re.findall(r"the monitor started pid=(\d+)", old.read_text())
+    wait_until(lambda: os.readlink(f"/proc/{monitor}/fd/2") == str(log), "the monitor too")
+    assert "not opened anew" not in log.read_text() + old.read_text()
+    assert server.stop() == 0
 
 
 def test_a_number_without_a_name_will_do(open_server: Server) -> None:

@@ -1,7 +1,9 @@
 """The channel between master and worker: packets, cutting, and what is ignored."""
 
+import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -103,6 +105,33 @@ def test_a_channel_carries_messages_both_ways_and_tells_the_end() -> None:
     finally:
         master.close()
         worker.close()
+
+
+def test_an_open_file_goes_with_its_message(tmp_path: Path) -> None:
+    master, worker = open_channel()
+    with master, worker, open(tmp_path / "log", "w") as file:
+        assert send(master, StopNow())
+        assert send(master, ReopenLogs(), file.fileno())
+        files: list[int] = []
+        seen: list[Message] = []
+        while len(seen) < 2:
+            seen += receive(worker, Reader(), files)[0]
+        assert seen == [StopNow(), ReopenLogs()]
+        (copy,) = files
+        os.write(copy, b"from the worker")
+        os.close(copy)
+        assert (tmp_path / "log").read_bytes() == b"from the worker"
+
+
+def test_an_open_file_that_nobody_asked_for_is_closed() -> None:
+    ours, theirs = open_channel()
+    read_end, write_end = os.pipe()
+    with ours, theirs:
+        assert send(theirs, Ready(), write_end)
+        os.close(write_end)
+        assert receive(ours, Reader()) == ([Ready()], False)
+        assert os.read(read_end, 1) == b"", "no copy of the other end is left"
+        os.close(read_end)
 
 
 def test_a_worker_that_does_not_read_does_not_block_the_master() -> None:
