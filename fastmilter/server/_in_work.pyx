@@ -126,6 +126,8 @@ cdef class Turns:
             self._in_work.leave()
 
     def throw(self, *error):
+        if not hasattr(self._turns, "throw"):
+            raise error[0]  # as the interpreter does with an iterator that takes none
         self._in_work.enter(self._conversation)
         try:
             return self._turns.throw(*error)
@@ -133,4 +135,5 @@ cdef class Turns:
             self._in_work.leave()
 
     def close(self):
-        self._turns.close()
+        if hasattr(self._turns, "close"):
+            self._turns.close()

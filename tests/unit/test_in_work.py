@@ -234,6 +234,19 @@ def test_turns_that_are_not_waited_for_to_the_end_are_closed() -> None:
     assert ended == ["closed"]
 
 
+def test_what_is_waited_for_may_be_a_mere_iterator() -> None:
+    class Bare:
+        def __await__(self) -> Any:
+            return iter(["waiting"])
+
+    driven = Driven()
+    turns = Turns(driven.in_work, driven.conversation, Bare())
+    assert next(turns.__await__()) == "waiting"
+    with pytest.raises(ValueError, match="as planned"):
+        turns.throw(ValueError("as planned"))
+    turns.close()
+
+
 def test_a_slot_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(IndexError):
         InWork(Slots(2), 2)
