@@ -10,11 +10,13 @@ from tests.process.harness import Server
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hangup_has_its_meaning() -> Iterator[None]:
-    """Undo what ``nohup`` did to this process: servers and their programs would inherit that HUP is ignored."""
-    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_have_their_meaning() -> Iterator[None]:
+    """Undo what ``nohup`` (HUP) and ``&`` in a script (INT) do: servers and programs would inherit what is ignored."""
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, former)
+    signal.signal(signal.SIGHUP, hangup)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture
