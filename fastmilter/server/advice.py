@@ -24,7 +24,7 @@ from fastmilter.constants import (
     STEPS,
     Step,
 )
-from fastmilter.endpoints import Endpoint, EndpointKind
+from fastmilter.endpoints import Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.filter import Filter
 from fastmilter.negotiation import STEP_NUMBERS, normalise_macro
@@ -38,7 +38,8 @@ from fastmilter.server.deadlines import (
 )
 from fastmilter.server.descriptors import shortage
 from fastmilter.server.listen import UNIX_MODE, kernels_backlog, spelling_for_postfix
-from fastmilter.server.privileges import group_number, user_number
+from fastmilter.server.peers import Rules, address_of
+from fastmilter.server.privileges import group_number, identity_for, user_number
 from fastmilter.server.settings import Settings
 
 _TCP: Final = {EndpointKind.INET, EndpointKind.INET6}
@@ -47,6 +48,7 @@ _TCP: Final = {EndpointKind.INET, EndpointKind.INET6}
 def warnings_at_start(settings: Settings) -> Iterator[str]:
     """Yield what a server should say whenever it starts or reloads."""
     yield from about_access(settings)
+    yield from about_health(settings)
     yield from about_backlog(settings.backlog, kernels_backlog())
     short = shortage(settings)
     if short is not None:
@@ -208,6 +210,35 @@ def why_unreachable(
         return None
     group = f"group={account.name}" if address.owner is None else f"owner={address.owner}&group={account.name}"
     return f"it has {_permissions(mode, uid, gid)}: write unix:{address.path}?mode=0660&{group}"
+
+
+def about_health(settings: Settings) -> Iterator[str]:
+    """Yield why /healthz could not connect to the first address as an MTA does, and would never be well."""
+    address = settings.listen[0]
+    if settings.metrics is None or address.kind is EndpointKind.FD:
+        return
+    if address.kind in _TCP:
+        host = parse_endpoint(spelling_for_postfix(address)).host or ""
+        try:
+            source = address_of(host)  # who connects to an address of this machine has the same one
+        except ValueError:
+            return  # a name
+        if not Rules(settings.allow, ()).allow_address(host):
+            yield f"/healthz connects from {source}, which is in no network of --allow, and will always fail: add it"
+        return
+    account = _account_of_workers(settings)
+    if settings.allow_user and account.uid not in settings.allow_user:
+        yield f"/healthz connects as user {account.name}, who is none of --allow-user, and will always fail: add it"
+    elif not address.is_abstract and (why := why_unreachable(address, account)) is not None:
+        yield f"/healthz connects as user {account.name} and cannot, so it will always fail: {why}"
+
+
+def _account_of_workers(settings: Settings) -> Account:
+    """Return whom the workers and the monitor run as."""
+    identity = identity_for(settings.user, settings.group, allow_root=True)
+    if identity is not None:
+        return Account(identity.name, identity.uid, frozenset(identity.groups))
+    return Account(str(os.geteuid()), os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
 
 
 def _directories(path: str) -> list[str]:

@@ -112,12 +112,12 @@ class Control:
     def _reload(self) -> dict[str, Any]:
         if self._state() is State.STOPPING:
             return refusal("the server is stopping")
-        if self._state() is not State.SERVING:
-            self._order(channel.Reload())
-            return accepted("remembered: another change of generations is under way, the reload comes after it")
+        is_first = self._state() is State.SERVING
         reloads, failures = self._of(Of.RELOADS), self._of(Of.FAILED_RELOADS)
         if not self._order(channel.Reload()):
             return refusal("the master does not listen")
+        if not is_first:
+            return accepted("remembered: another change of generations is under way, the reload comes after it")
         seconds = 2 * self._settings.ready_timeout + ORDER_S  # the first worker, then the others
         if not self._wait(lambda: (self._of(Of.RELOADS), self._of(Of.FAILED_RELOADS)) != (reloads, failures), seconds):
             return refusal(f"not done within {seconds:.0f} s; see fastmilter status")

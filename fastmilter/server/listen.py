@@ -318,7 +318,10 @@ def _private_name(path: str) -> str:
     """Return a name in the same directory that nobody knows; beside the real one if it fits, since ``ss`` shows it."""
     token = os.urandom(3).hex()
     name = f"{path}.{token}"
-    return name if len(os.fsencode(name)) <= MAX_UNIX_PATH_BYTES else os.path.join(os.path.dirname(path), "." + token)
+    if len(os.fsencode(name)) <= MAX_UNIX_PATH_BYTES:
+        return name
+    directory, real = os.path.split(path)
+    return os.path.join(directory, f".{token}" if len(real) > len(token) else token[: len(real)])
 
 
 def _checked(address: Endpoint, call: Callable[[], _T]) -> _T:

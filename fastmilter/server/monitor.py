@@ -32,7 +32,8 @@ from fastmilter.server.status import is_ready, snapshot
 log = logging.getLogger(__name__)
 
 MOST_AT_A_TIME: Final = 8
-"""Connections served at the same time, by HTTP and on the control socket each; more are closed at once."""
+"""Connections served at the same time, by HTTP and on the control socket each. More are closed at once, but over HTTP,
+where anybody may come, who has said nothing for longest is closed first: a probe must get through."""
 REQUEST_S: Final = 5.0
 """How long a client may take to say what it wants, and as long again to read the answer."""
 PROBE_FRESH_S: Final = 1.0
@@ -40,6 +41,10 @@ PROBE_FRESH_S: Final = 1.0
 FAREWELL_S: Final = 2.0
 """What those who are being served get when the monitor leaves."""
 
+GIVE_WAY_S: Final = 0.2
+"""How long a client that has not said what it wants may take to give its place to another."""
+
+_ENDS_OF_HEAD: Final = (b"\r\n\r\n", b"\n\n")
 _MOST_BYTES: Final = 8192
 _PAUSE_S: Final = 0.5
 
@@ -71,6 +76,9 @@ class Monitor:
         self._probed_at = float("-inf")
         self._trouble = ""  # what the last probe found, "" if all was well
         self._threads: set[threading.Thread] = set()
+        self._silent: dict[
+            socket.socket, None
+        ] = {}  # clients of HTTP that have not said what they want, the oldest first
         self._rooms = {"http": threading.Semaphore(MOST_AT_A_TIME), "control": threading.Semaphore(MOST_AT_A_TIME)}
         self._control = Control(slots, settings, self._order, self._status)
 
@@ -123,13 +131,24 @@ class Monitor:
             threading.Event().wait(_PAUSE_S)  # out of descriptors: who is being served gives some back
             return
         room = self._rooms[kind]
-        if not room.acquire(blocking=False):
+        if not room.acquire(blocking=False) and not (kind == "http" and self._send_silent_away(room)):
             connection.close()
             return
+        if kind == "http":
+            self._silent[connection] = None
         serve = self._serve_http if kind == "http" else self._control.serve
         thread = threading.Thread(target=self._serve, args=(connection, serve, room), daemon=True)
         self._threads.add(thread)
         thread.start()
+
+    def _send_silent_away(self, room: threading.Semaphore) -> bool:
+        """Take a place from whoever has kept one for longest without a word; tell whether there is one."""
+        for oldest in list(self._silent)[:1]:
+            self._silent.pop(oldest, None)
+            with contextlib.suppress(OSError):  # it is gone
+                oldest.shutdown(socket.SHUT_RDWR)
+            return room.acquire(timeout=GIVE_WAY_S)
+        return False
 
     def _serve(
         self, connection: socket.socket, serve: Callable[[socket.socket], None], room: threading.Semaphore
@@ -141,13 +160,15 @@ class Monitor:
         except Exception:
             log.exception("internal error of the monitor")
         finally:
+            self._silent.pop(connection, None)
             room.release()
             self._threads.discard(threading.current_thread())
 
     # -- HTTP ----------------------------------------------------------------------------------------------------------
 
     def _serve_http(self, connection: socket.socket) -> None:
-        head = control.read_until(connection, (b"\r\n\r\n", b"\n\n"), most=_MOST_BYTES, seconds=REQUEST_S)
+        head = control.read_until(connection, _ENDS_OF_HEAD, most=_MOST_BYTES, seconds=REQUEST_S)
+        self._silent.pop(connection, None)
         status, text, kind = self._answer(head)
         body = text.encode()
         lines = [
@@ -166,7 +187,7 @@ class Monitor:
     def _answer(self, head: bytes) -> tuple[str, str, str]:
         """Return the status line's end, the body and its type for a request."""
         plain = "text/plain; charset=utf-8"
-        if not head.endswith((b"\r\n\r\n", b"\n\n")):
+        if not any(end in head for end in _ENDS_OF_HEAD):
             too_long = len(head) >= _MOST_BYTES
             return ("431 Request Header Fields Too Large" if too_long else "400 Bad Request"), "", plain
         words = head.split(b"\n", 1)[0].split()

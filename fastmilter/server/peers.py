@@ -35,13 +35,15 @@ LOG_EVERY_S: Final = 1.0
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 _NOBODY_KNOWS: Final = 0xFFFFFFFF
+_MAPPED_BITS: Final = 96
+"""Of an IPv6 address that holds an IPv4 address: those before it."""
 
 
 # Reading the options.
 
 
 def parse_networks(value: object) -> tuple[Network, ...]:
-    """Read addresses and networks.
+    """Read addresses and networks; IPv4 in IPv6 is IPv4, as of peers (``address_of``).
 
     >>> parse_networks(["192.0.2.0/28", "::1"])
     (IPv4Network('192.0.2.0/28'), IPv6Network('::1/128'))
@@ -51,7 +53,11 @@ def parse_networks(value: object) -> tuple[Network, ...]:
 
 def _network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
+        mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+        if mapped is None or network.prefixlen < _MAPPED_BITS:
+            return network
+        return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
     except ValueError:
         pass
     try:

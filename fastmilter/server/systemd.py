@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from enum import Enum
 from typing import Final
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 FIRST_SOCKET: Final = 3
 """The number of the first descriptor that is handed over; the others follow."""
 
+_AGAIN_S: Final = 0.5
+_MOST_UNSENT: Final = 16
 _MOST_SOCKETS: Final = 1024
 _OF_SOCKETS: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _OF_NOTICES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -68,10 +71,15 @@ class Notifier:
         self._next_sign = 0.0
         self._told: Phase | None = None
         self._status = ""
+        self._unsent: deque[str] = deque(maxlen=_MOST_UNSENT)
+        self._again_at = 0.0
 
     def next_sign(self) -> float | None:
         """Return when ``look`` must be called at the latest (``time.monotonic()``), ``None`` if it need not be."""
-        return None if self._period_s is None else self._next_sign
+        sign = None if self._period_s is None else self._next_sign
+        if not self._unsent:
+            return sign
+        return self._again_at if sign is None else min(sign, self._again_at)
 
     def look(self, now: float, phase: Phase | None, serving: int) -> None:
         """Tell what has changed; ``serving`` is how many workers take connections, ``phase`` ``None``: as before."""
@@ -96,12 +104,22 @@ class Notifier:
             if serving or self._told is Phase.STOPPING:  # a server that cannot serve had better be started anew
                 words.append("WATCHDOG=1")
         if words:
-            self._send("\n".join(words))
+            self._unsent.append("\n".join(words))
+        if self._unsent:
+            self._send(now)
 
-    def _send(self, text: str) -> None:
+    def _send(self, now: float) -> None:
+        """Send what is to be sent, in order; what systemd has no room for now is kept: it would wait for READY."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
-            sock.sendto(text.encode(), self._to or "")
+            while self._unsent:
+                try:
+                    sock.sendto(self._unsent[0].encode(), self._to or "")
+                except BlockingIOError:
+                    self._again_at = now + _AGAIN_S
+                    return
+                self._unsent.popleft()
+        self._unsent.clear()  # there is nobody to send it to
 
 
 def _address_in(text: str) -> str | None:

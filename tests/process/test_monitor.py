@@ -322,6 +322,16 @@ def test_numbers_of_tasks(watched: Server) -> None:
     assert watched.stop() == 0
 
 
+def test_clients_that_say_nothing_give_way(watched: Server) -> None:
+    watched.start("--workers=1", *WATCHED)
+    place = "127.0.0.1", int(watched.wait_log(r"metrics on http://127\.0\.0\.1:(\d+)/")[-1][1])
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(place)) for _ in range(20)]
+        assert http(watched, "/readyz") == (200, "ready\n")
+        silent[0].settimeout(PATIENCE_S)
+        assert silent[0].recv(1) == b"", "the one that was there first"
+
+
 def test_healthz_negotiates(watched: Server) -> None:
     watched.start("--workers=1", *WATCHED)
     before = metrics(watched)

@@ -20,6 +20,7 @@ from fastmilter.server.advice import (
     about_access,
     about_backlog,
     about_deadlines,
+    about_health,
     about_macros_read,
     about_requested_macros,
     about_sockets,
@@ -130,6 +131,39 @@ def test_how_the_mtas_spell_it(address: str, told: list[str]) -> None:
 )
 def test_access(options: dict[str, object], warnings: list[str]) -> None:
     assert list(about_access(settings(**options))) == warnings
+
+
+TCP_CHECK = "/healthz connects from {}, which is in no network of --allow, and will always fail: add it"
+
+
+@pytest.mark.parametrize(
+    ("options", "warnings"),
+    [
+        ({"listen": "inet:1", "allow": "192.0.2.0/24"}, [TCP_CHECK.format("127.0.0.1")]),
+        ({"listen": "inet6:1@[::]", "allow": "192.0.2.0/24"}, [TCP_CHECK.format("::1")]),
+        ({"listen": "inet:1@192.0.2.9", "allow": "127.0.0.1"}, [TCP_CHECK.format("192.0.2.9")]),
+        ({"listen": "inet:1@192.0.2.9", "allow": "192.0.2.0/24"}, []),
+        ({"listen": "inet:1@mail.example", "allow": "192.0.2.0/24"}, []),
+        ({"listen": "inet:1"}, []),
+        ({"listen": "fd:3", "allow": "192.0.2.0/24"}, []),
+        ({"listen": "inet:1", "allow": "192.0.2.0/24", "metrics": "none"}, []),
+        (
+            {"listen": "unix:@m", "allow_user": "54321"},
+            [f"/healthz connects as user {os.geteuid()}, who is none of --allow-user, and will always fail: add it"],
+        ),
+        ({"listen": "unix:@m", "allow_user": str(os.geteuid())}, []),
+    ],
+)
+def test_what_a_health_check_cannot_reach(options: dict[str, object], warnings: list[str]) -> None:
+    assert list(about_health(settings(**{"metrics": "127.0.0.1:9894", **options}))) == warnings
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_unix_socket_that_the_monitor_may_not_use() -> None:
+    options = {"metrics": "127.0.0.1:9894", "user": "nobody", "listen": "unix:/run/fm.sock?mode=0660"}
+    (warning,) = about_health(settings(**options))
+    assert warning.startswith("/healthz connects as user nobody and cannot, so it will always fail: it has mode 0660")
+    assert list(about_health(settings(**{**options, "listen": "unix:/run/fm.sock?mode=0666"}))) == []
 
 
 def test_the_backlog() -> None:

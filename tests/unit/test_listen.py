@@ -339,9 +339,14 @@ def test_unix_errors_say_what_is_missing(tmp_path: Path, text: str, error: str) 
 
 
 @pytest.mark.parametrize("length", [97, 103])
-def test_a_path_as_long_as_it_may_be(stack: ExitStack, tmp_path: Path, length: int) -> None:
-    path = f"{tmp_path}/" + "x" * (length - len(str(tmp_path)) - 1)
-    assert answers(opened(stack, path))
+@pytest.mark.parametrize("name", ["x", "xxx", "xxxxxxx", ""])
+def test_a_path_as_long_as_it_may_be(stack: ExitStack, tmp_path: Path, length: int, name: str) -> None:
+    rest = length - len(str(tmp_path)) - 1
+    directory = tmp_path / ("d" * (rest - len(name) - 1)) if name else tmp_path
+    directory.mkdir(exist_ok=True)
+    path = directory / (name or "x" * rest)
+    assert len(str(path)) == length
+    assert answers(opened(stack, str(path)))
 
 
 def test_an_inherited_listener_is_taken_over(stack: ExitStack) -> None:

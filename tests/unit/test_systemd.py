@@ -1,5 +1,6 @@
 """What systemd is told, and what it hands over."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -68,6 +69,22 @@ def test_the_watchdog_hears_of_us_twice_in_its_time_while_somebody_serves(manage
         assert notifier.next_sign() == now + 5.0
         now += 5.0
     assert signs == [1, 1, 0, 1]
+
+
+def test_what_systemd_has_no_room_for_is_sent_later_in_its_order(manager: tuple[socket.socket, str]) -> None:
+    sock, name = manager
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others, contextlib.suppress(BlockingIOError):
+        others.setblocking(False)
+        while True:
+            others.sendto(b"X=1", name.replace("@", "\0", 1))
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.look(1.0, Phase.SERVING, 1)
+    notifier.look(1.1, Phase.RELOADING, 1)
+    assert notifier.next_sign() == pytest.approx(1.6)
+    assert set(came(sock)) == {"X=1"}
+    notifier.look(1.6, None, 1)
+    assert [line.partition("=")[0] for line in came(sock)][::3] == ["READY", "RELOADING"]
+    assert notifier.next_sign() is None
 
 
 @pytest.mark.parametrize(
