@@ -471,7 +471,7 @@ def test_a_thousand_hang_ups_during_a_callback(waits: Waits, model: str) -> None
 
     first = round_of(100)
     second = round_of(HANG_UPS)
-    assert second[0] == first[0], "descriptors"
+    wait_until(lambda: process.num_fds() <= first[0], "no descriptor stays open")  # a last note may be being written
     assert second[1] <= 16 + 2, "threads"
     assert second[2] - first[2] < 8 << 20, "memory"
     assert waits.stop() == 0
