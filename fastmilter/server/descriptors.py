@@ -22,7 +22,7 @@ RESERVED: Final = 32
 """What a worker keeps for itself and its filter: standard streams, the loop, log files, data bases."""
 
 _MASTER_OWN: Final = 64
-_MASTER_PER_WORKER: Final = 4  # the channel and the process, of two generations
+_MASTER_PER_WORKER: Final = 6  # the channel, the process and the pipe for its stack, of two generations
 
 
 def connections_of_a_worker(settings: Settings, limit: int | None = None) -> int:

@@ -158,7 +158,7 @@ def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Lis
             fresh = [] if there else open_listeners(address, backlog=backlog)
             opened += fresh
             listeners += there + fresh
-    except ConfigError:
+    except BaseException:
         for listener in opened:
             listener.close()
         raise
@@ -182,14 +182,17 @@ def open_listeners(address: Endpoint, *, backlog: int = BACKLOG) -> list[Listene
 
 def open_listener(address: Endpoint, *, backlog: int = BACKLOG) -> Listener:
     """Open a non-blocking listening socket; ``ConfigError`` if that cannot be done."""
-    match address.kind:
-        case EndpointKind.UNIX if address.is_abstract:
-            return _open_abstract(address, backlog)
-        case EndpointKind.UNIX:
-            return _open_unix(address, address.path or "", backlog)
-        case EndpointKind.FD:
-            return _open_inherited(address, -1 if address.fd is None else address.fd, backlog)
-    return _open_inet(address, backlog)
+    try:
+        match address.kind:
+            case EndpointKind.UNIX if address.is_abstract:
+                return _open_abstract(address, backlog)
+            case EndpointKind.UNIX:
+                return _open_unix(address, address.path or "", backlog)
+            case EndpointKind.FD:
+                return _open_inherited(address, -1 if address.fd is None else address.fd, backlog)
+        return _open_inet(address, backlog)
+    except OSError as error:  # out of descriptors, or a machine without IPv6
+        raise ConfigError(f"{address}: {error.strerror or error}") from error
 
 
 # TCP

@@ -173,7 +173,7 @@ def open_lobby(
     settings: "Settings", listeners: Sequence[socket.socket], door: Door | None, poller: "Poller"
 ) -> Lobby | None:
     """Return the lobby of a worker, or ``None`` if no address has ``?proxy=yes``; the two are in the same order."""
-    pairs = zip(settings.listen, listeners, strict=False)
+    pairs = zip(settings.listen, listeners, strict=True)
     families = {listener.fileno(): int(listener.family) for address, listener in pairs if address.proxy}
     if not families:
         return None

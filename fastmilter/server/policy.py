@@ -13,7 +13,8 @@ The rules:
   never further away than a second: a crash loop must not become an outage.
 - A worker that asks to be replaced serves on until its successor is ready, then it drains. A quarter of the workers at
   most, but at least one, is being replaced or draining at a time: the others wait, unless they are stuck.
-- A worker that ends with ``EXIT_CONFIG`` is not replaced: the same would happen again.
+- So is a worker that ends with ``EXIT_CONFIG`` once its generation has served: what it lacked may be there again, as
+  when it started while a deploy copied files.
 - A reload starts a new generation beside the old one, which drains only when every new worker is ready. If one of them
   does not make it, the new ones go and the old ones stay. Two generations live at most: a reload that is asked for
   meanwhile waits until the older one is gone, and makes it hurry. An upgrade in place is a reload by another master.
@@ -296,6 +297,12 @@ class Policy:
         self._fill(self._next)
         return self._take()
 
+    def refuse_reload(self) -> list[Action]:
+        """Go on with the generation that serves, after ``PrepareReload``; workers that it lacks are started."""
+        if not self._stopping:
+            self._fill(self._current)
+        return self._take()
+
     def on_time(self) -> list[Action]:
         """Do what is due; to be called whenever ``next_deadline`` has come, other calls do not harm."""
         now = self._clock()
@@ -360,16 +367,15 @@ class Policy:
     def _fill(self, generation: Generation) -> None:
         """Start the workers that a generation lacks, drain those that it has too many of."""
         members = self._members(generation)
-        present = {record.number for record in members} | generation.missing.keys() | generation.given_up
+        present = {record.number for record in members} | generation.missing.keys()
         for number in range(1, (generation.wanted if generation.proven else 1) + 1):
             if number not in present:
                 self._spawn(generation, number)
-        # Should all within the number have been given up, the first one beyond it stays: somebody must serve.
-        able = sorted({record.number for record in members} | generation.missing.keys())
-        kept = [number for number in able if number <= generation.wanted] or able[:1]
-        for number in able:
-            if number not in kept:
-                generation.missing.pop(number, None)
+        for number in [number for number in generation.missing if number > generation.wanted]:
+            del generation.missing[number]
+        # Where none within the number is there yet, the first one beyond it stays until one is: somebody must serve.
+        there = sorted(record.number for record in members)
+        kept = [number for number in there if number <= generation.wanted] or there[:1]
         for record in members:
             if record.number not in kept:
                 self._drain(record, self._current.limits.drain_reload)
@@ -421,35 +427,23 @@ class Policy:
     def _replace(self, generation: Generation, record: Worker, status: int) -> None:
         """Plan the successor of a worker that died while it was needed."""
         number, now = record.number, self._clock()
-        if status == EXIT_CONFIG:
-            generation.given_up.add(number)
-            self._say(logging.ERROR, f"worker {number} {how(status)}: not replaced before the next reload")
+        healthy = record.was_ready and now - record.ready_at >= HEALTHY_AFTER_S
+        if healthy or (record.was_ready and was_killed(status)):
+            failures = 0 if healthy else generation.failures.get(number, 0)
+            delay = 0.0
         else:
-            healthy = record.was_ready and now - record.ready_at >= HEALTHY_AFTER_S
-            if healthy or (record.was_ready and was_killed(status)):
-                failures = 0 if healthy else generation.failures.get(number, 0)
-                delay = 0.0
-            else:
-                failures = generation.failures.get(number, 0) + 1
-                delay = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30), BACKOFF_LONGEST_S)
-                delay *= 1 + BACKOFF_JITTER * (2 * self._dice() - 1)
-            generation.failures[number] = failures
-            generation.missing[number] = now + delay
+            failures = generation.failures.get(number, 0) + 1
+            delay = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30), BACKOFF_LONGEST_S)
+            delay *= 1 + BACKOFF_JITTER * (2 * self._dice() - 1)
+        generation.failures[number] = failures
+        generation.missing[number] = now + delay
         self._hurry(generation)
-        if number in generation.missing:
-            wait = generation.missing[number] - now
-            when = f"in {wait:.1f} s" if wait > 0 else "now"
-            self._say(logging.WARNING, f"worker {number} {how(status)}: starting another {when}")
-            if wait <= 0:
-                self._spawn(generation, number)
-        self._consider_giving_up()
-
-    def _consider_giving_up(self) -> None:
-        """End the server if nothing is left of it that could ever serve again."""
-        current = self._current
-        if self._next is None and not current.missing and not self._members(current) and current.given_up:
-            self._say(logging.ERROR, "no worker can be started any more")
-            self._begin_stop(EXIT_CONFIG)
+        wait = generation.missing[number] - now
+        when = f"in {wait:.1f} s" if wait > 0 else "now"
+        level = logging.ERROR if status == EXIT_CONFIG else logging.WARNING
+        self._say(level, f"worker {number} {how(status)}: starting another {when}")
+        if wait <= 0:
+            self._spawn(generation, number)
 
     def _drain(self, record: Worker, limits: tuple[float, float, float]) -> None:
         """Tell a worker to drain; one that drains already is told again only if that makes it leave earlier."""
@@ -524,7 +518,6 @@ class Policy:
             self._drain(record, self._current.limits.drain_stop)
         self._actions.append(EndReload(self._current.generation))
         self._fill(self._current)
-        self._consider_giving_up()
 
     def _begin_stop(self, status: int) -> None:
         self._stopping, self._status = True, status

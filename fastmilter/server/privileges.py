@@ -68,7 +68,7 @@ def _look_up(user: str, group: str | None) -> Identity:
     gid = None if group is None else group_number(group)
     try:
         entry = pwd.getpwuid(int(user)) if is_number(user) else pwd.getpwnam(user)
-    except KeyError:
+    except (KeyError, ValueError):
         if not is_number(user):
             raise ConfigError(f"there is no user {user!r} on this machine") from None
         if gid is None:
@@ -87,7 +87,7 @@ def user_number(user: str) -> int:
     """Return the number of a user; ``ConfigError`` if there is none of that name."""
     try:
         return int(user) if is_number(user) else pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a NUL in it
         raise ConfigError(f"there is no user {user!r} on this machine") from None
 
 
@@ -95,7 +95,7 @@ def group_number(group: str) -> int:
     """Return the number of a group; ``ConfigError`` if there is none of that name."""
     try:
         return int(group) if is_number(group) else grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise ConfigError(f"there is no group {group!r} on this machine") from None
 
 

@@ -82,4 +82,3 @@ class Generation:
     failures: dict[int, int] = field(default_factory=dict)
     missing: dict[int, float] = field(default_factory=dict)
     """Number of a worker that is to be replaced, and when."""
-    given_up: set[int] = field(default_factory=set)

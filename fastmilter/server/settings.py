@@ -197,7 +197,7 @@ def _from_file(path: str) -> tuple[dict[str, object], dict[str, Any]]:
             content = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     filter_options = content.pop(FILTER_TABLE, {})
     if not isinstance(filter_options, dict):

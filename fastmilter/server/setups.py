@@ -6,7 +6,6 @@ A reload opens what is new beside what is there, and lets go of the rest only wh
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fastmilter.errors import ConfigError
 from fastmilter.server.listen import Listener, open_all
 from fastmilter.server.log_file import open_log_file
 from fastmilter.server.monitor_keeper import Windows, open_windows
@@ -48,7 +47,7 @@ class Setups:
             listeners = open_all(settings.listen, backlog=settings.backlog, known=self._listeners())
             setup = replace(setup, listeners=listeners)
             open_log_file(settings.log_file)
-        except ConfigError:
+        except BaseException:
             self.close_new(setup)
             raise
         return setup

@@ -23,6 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from fastmilter.endpoints import Endpoint
@@ -368,10 +369,14 @@ class Supervisor:
         try:
             settings = self._reread()
             setup = self._setups.open(settings, prepare(settings), self._keeper.windows)
-        except ConfigError as error:
-            self._say(logging.ERROR, f"reload failed, the old workers stay: {error}")
+        except Exception as error:
+            is_told = isinstance(error, ConfigError)
+            if not is_told:
+                log.exception("internal error while a reload was prepared")
+            why = error if is_told else f"{type(error).__name__}: {error}"
+            self._say(logging.ERROR, f"reload failed, the old workers stay: {why}")
             self._slots.counters.add_of_server(counters.Of.FAILED_RELOADS)
-            return []
+            return self._policy.refuse_reload()
         # A number that was changed by TTIN or TTOU stays, unless the configuration has another one now.
         workers = settings.workers if settings.workers != former.workers else self._policy.wanted
         actions = self._policy.begin_reload(workers, _limits(settings))
@@ -501,6 +506,8 @@ class Supervisor:
 
     def _be_worker(self, spawn: decisions.Spawn, own_end: socket.socket, pipe: StackPipe) -> int:
         setup, failed = self._setups[spawn.generation], self._slots.counters.set_failure
+        # One for each socket: "systemd" alone may stand for many, and those of a former master may be others.
+        settings = replace(setup.settings, listen=tuple(listener.address for listener in setup.listeners))
         self._forget_master(setup.listeners)
         titles.worker_title(spawn.number, setup.settings.target.name)
         self._slots.claim(spawn.slot, pid=os.getpid(), generation=spawn.generation, number=spawn.number)
@@ -511,7 +518,7 @@ class Supervisor:
                 privileges.drop(setup.identity)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
-            return self._worker_class(filter_class, setup.settings, listeners, own_end, self._slots, spawn.slot).run()
+            return self._worker_class(filter_class, settings, listeners, own_end, self._slots, spawn.slot).run()
         except ConfigError as error:
             log.error("%s", error)
             failed(spawn.slot, str(error).strip().rpartition("\n")[2])  # of a traceback the end

@@ -12,6 +12,7 @@ import pytest
 from fastmilter import codec
 from fastmilter.client import Client
 from fastmilter.server.proxy_header import V2_BEGINNING
+from tests.process.activation import activate
 from tests.process.harness import PATIENCE_S, Server, begin, complete, wait_until, whole_message
 from tests.support.playing import V6
 
@@ -211,3 +212,20 @@ def test_half_a_configuration_is_refused(proxied: Server) -> None:
     proxied.start("--workers=1", "--proxy-from=192.0.2.1", wait=False)
     assert proxied.finish() == 78
     assert "--proxy-from: no address has ?proxy=yes" in proxied.log()
+
+
+def test_the_address_that_is_meant_is_found_among_those_of_systemd(server: Server) -> None:
+    """One ``systemd`` stands for all sockets that it has opened."""
+    with contextlib.ExitStack() as stack:
+        plain = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        options = ("--listen=systemd", "--listen=inet:0@127.0.0.1?proxy=yes", f"--proxy-from={PROXY}")
+        activate(server, [sock.fileno() for sock in plain], *options)
+        proxied = int(server.wait_log(r"listening on inet:(\d+)@127\.0\.0\.1\?proxy=yes")[-1][1])
+        for port in (proxied, *(sock.getsockname()[1] for sock in plain)):
+            peer = stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), PATIENCE_S, source_address=(PROXY, 0))
+            )
+            peer.sendall(v1("192.0.2.33") if port == proxied else b"")
+            with Client(peer) as client:
+                whole_message(client)
+        assert server.stop() == 0

@@ -1,6 +1,7 @@
 """HUP: a new generation beside the old one, or nothing at all."""
 
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -184,6 +185,47 @@ def test_workers_killed_during_a_reload(server: Server) -> None:
         os.kill(max(server.workers()), signal.SIGKILL)
         server.wait_log("the old workers drain|reload failed", turn + 1)
     wait_until(lambda: len(server.workers()) == 2, "two workers in the end")
+    with server.client() as client:
+        whole_message(client)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("fault", ["number", "descriptors"])
+def test_nothing_that_a_reload_meets_ends_the_server(server: Server, fault: str) -> None:
+    config = server.directory / "fastmilter.toml"
+    text = f'target = "tagger:Tagger"\nworkers = 1\nlisten = ["unix:{server.directory}/a.sock"]\n'
+    config.write_text(text)
+    server.start(f"--config={config}", target="", listen=())
+    if fault == "number":
+        config.write_text(text + "max_messages = " + "9" * 5000 + "\n")
+    else:
+        config.write_text(text.replace("]", f', "unix:{server.directory}/b.sock"]'))
+        used = {int(name) for name in os.listdir(f"/proc/{server.pid}/fd")}
+        free = next(number for number in range(1000) if number not in used)
+        one_more = free + 1  # for the configuration, then for the lock; none for the socket
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (one_more, one_more))
+    server.send(signal.SIGHUP)
+    server.wait_log("reload failed, the old workers stay: ")
+    assert "internal error" not in server.log(), "it is told as what it is"
+    with server.client() as client:
+        whole_message(client)
+    if fault == "number":
+        config.write_text(text)
+        server.send(signal.SIGHUP)
+        server.wait_log("generation 2 serves")
+    assert server.stop() == 0
+
+
+def test_a_worker_that_dies_while_files_are_copied_is_replaced_when_they_are(server: Server) -> None:
+    server.start("--workers=1")
+    (first,) = server.workers()
+    server.filter.write_text("import not_copied_yet\n")
+    server.send(signal.SIGHUP)
+    server.wait_log("reload failed, the old workers stay")
+    os.kill(first, signal.SIGKILL)
+    server.wait_log("worker 1 could not use the configuration: starting another in", 2)
+    server.filter.write_text(FILTER)
+    wait_until(lambda: "is ready" in server.log().rpartition("starting another in")[2], "it is there again")
     with server.client() as client:
         whole_message(client)
     assert server.stop() == 0

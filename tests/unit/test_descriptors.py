@@ -42,7 +42,7 @@ def test_the_soft_limit_is_raised_and_never_lowered(soft_limit: int) -> None:
 
 def test_a_master_of_many_workers_needs_some_too(soft_limit: int) -> None:
     provide(settings(max_connections_per_worker="1", workers="100"))
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 64 + 4 * 100 > soft_limit
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 64 + 6 * 100 > soft_limit
 
 
 @pytest.mark.usefixtures("soft_limit")

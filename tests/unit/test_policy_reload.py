@@ -3,7 +3,6 @@
 import logging
 
 from fastmilter.server.decisions import (
-    CloseListeners,
     EndReload,
     Kill,
     Leave,
@@ -195,9 +194,12 @@ def test_fewer_keeps_the_last_worker_that_serves() -> None:
     bench = Bench()
     first, second = bench.running()
     (first,) = spawns(bench.acts(bench.policy.on_exit(first.worker, SIGKILL)))
-    bench.policy.on_exit(first.worker, 78)  # given up
+    bench.policy.on_exit(first.worker, 78)
     assert bench.acts(bench.policy.on_fewer()) == []
-    assert bench.acts(bench.policy.on_exit(second.worker, 78)) == [CloseListeners(), Leave(78)]
+    (first,) = spawns(bench.pass_time(2.0))
+    assert [act for act in bench.acts(bench.policy.on_ready(first.worker)) if isinstance(act, SendDrain)] == [
+        SendDrain(second.worker, RELOAD)
+    ]
 
 
 def test_fewer_forgets_a_worker_that_was_to_be_replaced() -> None:
