@@ -22,7 +22,18 @@ DIRECTIVES = {
 }
 
 # The messages are a file of their own for size alone; the codec reaches into them through _messages.pxd.
-CYTHON = ("_text", "_call", "_messages", "_packets", "_scan", "_codec", "_encode", "server._sockets", "server._in_work")
+CYTHON = (
+    "_text",
+    "_call",
+    "_messages",
+    "_packets",
+    "_scan",
+    "_codec",
+    "_encode",
+    "server._sockets",
+    "server._in_work",
+    "server._orphan",
+)
 
 # Python files that are compiled as they are: their side files (.pxd) say which names are C.
 COMPILED = (

@@ -2,7 +2,6 @@
 
 import argparse
 import faulthandler
-import logging
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -38,8 +37,6 @@ PROBE_S: Final = 1.0
 
 _WARNING: Final = "warning: "
 
-log = logging.getLogger(__name__)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of the table to the parser of the subcommand."""
@@ -53,15 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     command_line = {option.name: getattr(arguments, option.name) for option in OPTIONS}
 
     def read() -> Settings:
-        settings = load_settings(command_line, os.environ)
-        syslog = None if settings.check_config else settings.syslog
-        set_up_logging(settings.log_level, as_json=settings.log_format == "json", syslog=syslog)
-        if not settings.check_config:
-            for warning in settings.warnings:
-                log.warning("%s", warning)
-        return settings
+        return load_settings(command_line, os.environ)
 
     settings = read()
+    log_as(settings)
     if settings.check_config:
         for line in check(settings):
             print(line)
@@ -71,7 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
             print(consent)
         return EXIT_OK
     faulthandler.enable()  # a crash in compiled code leaves a traceback too; inherited by the workers
-    return Supervisor(settings, make_worker, reread=read, lifeline=arguments.lifeline, probe=negotiate_with).run()
+    return Supervisor(
+        settings, make_worker, reread=read, log_as=log_as, lifeline=arguments.lifeline, probe=negotiate_with
+    ).run()
+
+
+def log_as(settings: Settings) -> None:
+    """Log as the settings say; ``ConfigError`` if syslog cannot be reached."""
+    syslog = None if settings.check_config else settings.syslog
+    set_up_logging(settings.log_level, as_json=settings.log_format == "json", syslog=syslog)
 
 
 def negotiate_with(address: Endpoint) -> None:

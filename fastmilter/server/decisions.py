@@ -51,6 +51,11 @@ class PrepareUpgrade:
 
 
 @dataclass(frozen=True, slots=True)
+class LogAsBefore:
+    """The reload has failed: what is said of it belongs into the log of those that stay."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndReload:
     """The reload is over: what belongs to another generation than ``kept`` (settings, listeners) can go."""
 
@@ -73,5 +78,15 @@ class Leave:
 
 
 Action = (
-    Spawn | SendDrain | SendStopNow | Kill | CloseListeners | PrepareReload | PrepareUpgrade | EndReload | Say | Leave
+    Spawn
+    | SendDrain
+    | SendStopNow
+    | Kill
+    | CloseListeners
+    | PrepareReload
+    | PrepareUpgrade
+    | LogAsBefore
+    | EndReload
+    | Say
+    | Leave
 )

@@ -3,7 +3,8 @@
 How addresses are spelled is the business of ``fastmilter.endpoints``. Listeners are made once, by the master, and
 inherited by workers through fork; no program that they start gets them.
 
-Errors: ``ConfigError``, which names the address; ``AddressInUse`` if somebody listens there already.
+Errors: ``ConfigError``, which names the address; ``AddressUnavailable`` if it may be had in a moment, and
+``AddressInUse`` if somebody listens there already.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from typing import Any, Final, Self, TypeVar
 
 from fastmilter.endpoints import MAX_UNIX_PATH_BYTES, Endpoint, EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server.path_lock import AddressInUse, PathLock, identity_of
+from fastmilter.server.path_lock import AddressInUse, AddressUnavailable, PathLock, identity_of
 from fastmilter.server.privileges import group_number, user_number
 from fastmilter.server.systemd import take_sockets
 
@@ -33,6 +34,7 @@ UNIX_MODE: Final = 0o660
 
 _KERNELS_BACKLOG: Final = "/proc/sys/net/core/somaxconn"
 _PROBE_TIMEOUT_S: Final = 2.0
+_TCP: Final = (EndpointKind.INET, EndpointKind.INET6)
 _LISTENED_TO: Final = "another program listens there already"
 
 _T = TypeVar("_T")
@@ -85,6 +87,34 @@ class Listener:
         self._inode = inode
         self._lock = lock
 
+    @property
+    def holds_port(self) -> bool:
+        """Whether this is a TCP port that we have opened: nobody else gets it while it listens in any process."""
+        return self.address.kind in _TCP
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether nobody can connect any more, since the path of the unix socket is gone or another one's."""
+        if self._inode is None or self.address.path is None:
+            return False
+        with contextlib.suppress(OSError):
+            status = os.lstat(self.address.path)
+            return (status.st_dev, status.st_ino) != self._inode
+        return True
+
+    def hand_over_lock(self) -> PathLock | None:
+        """Let go of the lock in favour of the listener that takes the place of one that is cut off."""
+        lock, self._lock = self._lock, None
+        if lock is None or lock.is_in_place():
+            return lock
+        lock.forget()  # its file went with the socket
+        return None
+
+    def set_backlog(self, backlog: int) -> None:
+        """Let so many connections wait to be accepted; does nothing if the socket is closed."""
+        if self.socket.fileno() >= 0:
+            self.socket.listen(backlog)
+
     def is_at(self, address: Endpoint) -> bool:
         """Tell whether this is the listener of ``address``; ``ConfigError`` if only its options would differ."""
         if _without_query(address) != _without_query(self.address):
@@ -125,7 +155,14 @@ class Listener:
             self._lock.forget()
 
     def close(self) -> None:
-        """Close the socket, and remove the path of a unix socket if it is still ours and not a successor's."""
+        """Close the socket, and remove the path of a unix socket if it is still ours and not a successor's.
+
+        A port that we have opened is shut down first, which holds for the copies of all processes: a worker that stands
+        still in a callback would keep it from the next server.
+        """
+        if self.holds_port:
+            with contextlib.suppress(OSError):  # closed already
+                self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         inode, self._inode = self._inode, None  # once only: a successor may be given the same inode after that
         if inode is not None and self.address.path is not None:
@@ -145,6 +182,8 @@ def _without_query(address: Endpoint) -> Endpoint:
 def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Listener]) -> tuple[Listener, ...]:
     """Return listeners for all addresses: of those that are ``known`` the same ones, the others fresh.
 
+    One whose path is gone is made anew. The backlog of those that are known stays (``Listener.set_backlog``).
+
     Raises ``ConfigError`` if one of them cannot be had; then nothing is left open that was not before.
     """
     old = list(dict.fromkeys(known))
@@ -153,9 +192,13 @@ def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Lis
     try:
         for address in addresses:
             there = [listener for listener in old if listener.is_at(address)]
-            for listener in there:
-                listener.socket.listen(backlog)
-            fresh = [] if there else open_listeners(address, backlog=backlog)
+            lost = [listener for listener in there if listener.is_cut_off]
+            if lost:
+                log.warning("%s: the path is gone, or another's: listening there anew", address)
+                there, lock = [], lost[0].hand_over_lock()
+                fresh = [open_listener(address, backlog=backlog, lock=lock)]
+            else:
+                fresh = [] if there else _open_beside(address, old, backlog)
             opened += fresh
             listeners += there + fresh
     except BaseException:
@@ -169,6 +212,20 @@ def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Lis
     return tuple(listeners)
 
 
+def _open_beside(address: Endpoint, old: Iterable[Listener], backlog: int) -> list[Listener]:
+    """Open an address that is new, and say so if one of our own is what is in its way."""
+    try:
+        return open_listeners(address, backlog=backlog)
+    except AddressInUse:
+        for listener in old:
+            if address.kind in _TCP and listener.holds_port and listener.bound.port == address.port:
+                raise ConfigError(
+                    f"{address}: this server listens on {listener.address} itself, and the system does not let both be"
+                    " open at a time: restart, or take another port"
+                ) from None
+        raise
+
+
 def open_listeners(address: Endpoint, *, backlog: int = BACKLOG) -> list[Listener]:
     """Open what an address stands for: one listener, or all those that systemd has handed over."""
     if address.kind is not EndpointKind.FD or address.fd is not None:
@@ -180,14 +237,17 @@ def open_listeners(address: Endpoint, *, backlog: int = BACKLOG) -> list[Listene
     return [_open_inherited(address, number, backlog) for number in numbers]
 
 
-def open_listener(address: Endpoint, *, backlog: int = BACKLOG) -> Listener:
-    """Open a non-blocking listening socket; ``ConfigError`` if that cannot be done."""
+def open_listener(address: Endpoint, *, backlog: int = BACKLOG, lock: PathLock | None = None) -> Listener:
+    """Open a non-blocking listening socket; ``ConfigError`` if that cannot be done.
+
+    ``lock`` is that of a unix path if this process holds it already; it goes over to the listener, or is released.
+    """
     try:
         match address.kind:
             case EndpointKind.UNIX if address.is_abstract:
                 return _open_abstract(address, backlog)
             case EndpointKind.UNIX:
-                return _open_unix(address, address.path or "", backlog)
+                return _open_unix(address, address.path or "", backlog, lock)
             case EndpointKind.FD:
                 return _open_inherited(address, -1 if address.fd is None else address.fd, backlog)
         return _open_inet(address, backlog)
@@ -204,7 +264,9 @@ def _open_inet(address: Endpoint, backlog: int) -> Listener:
     try:
         found = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{address}: {_why_not_found(address, error)}") from error
+        is_passing = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+        kind = AddressUnavailable if is_passing else ConfigError
+        raise kind(f"{address}: {_why_not_found(address, error)}") from error
     last: OSError | None = None
     for *_, place in found:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -242,7 +304,7 @@ def _not_bound(address: Endpoint, error: OSError | None) -> ConfigError:
         case errno.EADDRINUSE:
             return AddressInUse(f"{address}: {_LISTENED_TO}")
         case errno.EADDRNOTAVAIL:
-            return ConfigError(f"{address}: this machine does not have that address")
+            return AddressUnavailable(f"{address}: this machine does not have that address")  # not yet, while it boots
         case errno.EACCES:
             return ConfigError(f"{address}: not permitted (ports below 1024 are for root)")
     return ConfigError(f"{address}: {error.strerror if error else 'the name has no address'}")
@@ -265,15 +327,11 @@ def _open_abstract(address: Endpoint, backlog: int) -> Listener:
     return Listener(address, address, sock)
 
 
-def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
-    """Lock the path; make the socket there, or replace what a server that is gone has left."""
-    owner, group = _number_of(address, user_number, address.owner), _number_of(address, group_number, address.group)
-    _refuse_unless_socket(address, path)
+def _open_unix(address: Endpoint, path: str, backlog: int, held: PathLock | None) -> Listener:
+    """Lock the path unless the lock is held; make the socket there, or replace what a server that is gone has left."""
+    lock = held or _lock_of(address, path)
     try:
-        lock = _checked(address, lambda: PathLock(path))
-    except AddressInUse as error:
-        raise AddressInUse(f"{address}: {error}") from None
-    try:
+        owner, group = _number_of(address, user_number, address.owner), _number_of(address, group_number, address.group)
         _refuse_unless_stale(address, path, lock)
         _checked(address, lambda: lock.write(None))
         sock, status = _make_unix(
@@ -284,6 +342,14 @@ def _open_unix(address: Endpoint, path: str, backlog: int) -> Listener:
         lock.release()
         raise
     return Listener(address, address, sock, (status.st_dev, status.st_ino), lock)
+
+
+def _lock_of(address: Endpoint, path: str) -> PathLock:
+    _refuse_unless_socket(address, path)
+    try:
+        return _checked(address, lambda: PathLock(path))
+    except AddressInUse as error:
+        raise AddressInUse(f"{address}: {error}") from None
 
 
 def _make_unix(

@@ -25,16 +25,17 @@ def open_log_file(path: str | None) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, _MODE)
     except OSError as error:
         raise ConfigError(f"--log-file {path}: {error.strerror}") from error
-    _let_be_stderr(descriptor)
+    let_be_stderr(descriptor)
 
 
 def take_log_files(descriptors: Iterable[int]) -> None:
     """Let standard error be the last of the files that the master has handed over, if there is one."""
     for descriptor in descriptors:
-        _let_be_stderr(descriptor)
+        let_be_stderr(descriptor)
 
 
-def _let_be_stderr(descriptor: int) -> None:
+def let_be_stderr(descriptor: int) -> None:
+    """Let standard error be an open file, whose descriptor is closed."""
     sys.stderr.flush()
     os.dup2(descriptor, STDERR)  # inheritable, as standard error is for the programs that a filter starts
     os.close(descriptor)

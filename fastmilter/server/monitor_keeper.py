@@ -73,7 +73,9 @@ def open_windows(settings: Settings, old: Windows) -> Windows:
 def _open(address: Endpoint | None, old: Listener | None) -> Listener | None:
     if address is None:
         return None
-    return old if old is not None and old.is_at(address) else open_listener(address, backlog=_BACKLOG)
+    if old is None or not old.is_at(address):
+        return open_listener(address, backlog=_BACKLOG)
+    return open_listener(address, backlog=_BACKLOG, lock=old.hand_over_lock()) if old.is_cut_off else old
 
 
 @dataclass(slots=True)

@@ -25,8 +25,12 @@ Identity = tuple[int, int, int]
 """A file as no other one will ever be: device, inode, and when it was changed, as inodes are used again."""
 
 
-class AddressInUse(ConfigError):
-    """Somebody listens at an address; that may be over in a moment."""
+class AddressUnavailable(ConfigError):
+    """An address cannot be had now; that may be over in a moment."""
+
+
+class AddressInUse(AddressUnavailable):
+    """Somebody listens at an address."""
 
 
 def identity_of(status: os.stat_result) -> Identity:
@@ -95,6 +99,12 @@ class PathLock:
         words = [os.getpid(), *(made or ())]
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, " ".join(map(str, words)).encode() + b"\n", 0)
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file that is locked is still the one of that name."""
+        with contextlib.suppress(OSError):
+            return self.fd >= 0 and os.path.samestat(os.fstat(self.fd), os.lstat(self._name))
+        return False
 
     def release(self) -> None:
         """Give the lock back and remove its file; does nothing the second time."""

@@ -37,6 +37,7 @@ from fastmilter.server.decisions import (
     EndReload,
     Kill,
     Leave,
+    LogAsBefore,
     PrepareReload,
     PrepareUpgrade,
     Say,
@@ -98,6 +99,7 @@ class Policy:
         self._last_generation = 1
         self._reload_asked = False
         self._upgrade_asked = False
+        self._reload_meant = False  # by somebody else than who asked for the upgrade that is tried
         self._stopping = False
         self._status = EXIT_OK
         self._left = False
@@ -131,7 +133,7 @@ class Policy:
     @property
     def changing(self) -> bool:
         """Whether a reload or an upgrade is under way, or remembered."""
-        return self._next is not None or self._reload_asked
+        return self._next is not None or self._reload_asked or self._upgrade_asked
 
     @property
     def settled(self) -> bool:
@@ -257,7 +259,10 @@ class Policy:
 
     def on_reload(self) -> list[Action]:
         """HUP: start a new generation, now or as soon as at most one lives."""
-        return self._take() if self._stopping else self._change("reload")
+        if self._stopping:
+            return self._take()
+        self._reload_asked = True
+        return self._change("reload")
 
     def on_upgrade(self) -> list[Action]:
         """USR2: the same by a new master in place of this one."""
@@ -266,12 +271,16 @@ class Policy:
         self._upgrade_asked = True
         return self._change("upgrade")
 
+    def on_upgrade_failed(self) -> list[Action]:
+        """The new code cannot take over: a reload that was asked for beside the upgrade comes now, alone."""
+        meant, self._reload_meant = self._reload_meant, False
+        return self.on_reload() if meant else self._take()
+
     def _change(self, what: str) -> list[Action]:
         if self._next is not None or not self._current.proven or self._older():
             self._say(logging.INFO, f"{what}: remembered, another change of generations is under way")
             for record in self._older():
                 self._drain(record, self._current.limits.drain_stop)
-        self._reload_asked = True
         self._consider_reload()
         return self._take()
 
@@ -493,13 +502,17 @@ class Policy:
         return self._take()
 
     def _consider_reload(self) -> None:
-        if self._reload_asked and not self._stopping and self._next is None and self._current.proven:
-            older = self._older()
-            if not older:
-                self._actions.append(PrepareUpgrade() if self._upgrade_asked else PrepareReload())
-                self._reload_asked = self._upgrade_asked = False
-            for record in older:
-                self._drain(record, self._current.limits.drain_stop)
+        asked = self._reload_asked or self._upgrade_asked
+        if not asked or self._stopping or self._next is not None or not self._current.proven:
+            return
+        for record in self._older():
+            self._drain(record, self._current.limits.drain_stop)
+        if self._older():
+            return
+        if self._upgrade_asked:
+            self._reload_meant = self._reload_meant or self._reload_asked
+        self._actions.append(PrepareUpgrade() if self._upgrade_asked else PrepareReload())
+        self._reload_asked = self._upgrade_asked = False
 
     def _commit_reload(self) -> None:
         """The new generation is ready as a whole: the old one leaves."""
@@ -513,6 +526,7 @@ class Policy:
     def _abort_reload(self, why: str) -> None:
         """The new generation did not make it: the old one stays."""
         self._next = None
+        self._actions.append(LogAsBefore())
         self._say(logging.ERROR, f"reload failed, the old workers stay: {why}")
         for record in self._older():
             self._drain(record, self._current.limits.drain_stop)

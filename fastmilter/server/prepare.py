@@ -16,6 +16,6 @@ def prepare(settings: Settings) -> privileges.Identity | None:
     descriptors.provide(settings)
     if identity is None and os.geteuid() == 0:
         log.info("the filter runs as root: name a user for it (--user), or refuse this (allow_root = false)")
-    for warning in warnings_at_start(settings):
+    for warning in (*settings.warnings, *warnings_at_start(settings)):
         log.warning("%s", warning)
     return identity

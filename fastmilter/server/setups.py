@@ -69,6 +69,8 @@ class Setups:
         for listener in self._everything():
             if listener not in (*kept.listeners, *kept.windows.listeners):
                 listener.close()
+        for listener in kept.listeners:
+            listener.set_backlog(kept.settings.backlog)  # not before: a reload that fails changes nothing
         self._setups = {generation: kept}
         return kept
 

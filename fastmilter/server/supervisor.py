@@ -29,12 +29,14 @@ from typing import Any, Final, NoReturn
 from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server import channel, counters, decisions, ends, policy, privileges, systemd, titles, upgrade
+from fastmilter.server._orphan import shut_down_when_orphaned
 from fastmilter.server.child import Child, WorkerClass, open_pidfd
 from fastmilter.server.listen import Listener
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.log_file import STDERR, open_log_file
+from fastmilter.server.log_switch import LogSwitch
 from fastmilter.server.monitor_keeper import MonitorKeeper
-from fastmilter.server.path_lock import AddressInUse
+from fastmilter.server.path_lock import AddressUnavailable
 from fastmilter.server.prepare import prepare
 from fastmilter.server.roster import Limits, Worker
 from fastmilter.server.settings import Settings
@@ -67,6 +69,7 @@ class Supervisor:
         worker_class: WorkerClass,
         *,
         reread: Callable[[], Settings] | None = None,
+        log_as: Callable[[Settings], None] = lambda _settings: None,
         load: Callable[[Target], Any] = load_filter,
         lifeline: int | None = None,
         pidfds: bool = True,
@@ -74,14 +77,15 @@ class Supervisor:
     ) -> None:
         """Prepare a server; nothing is opened before ``run``.
 
-        ``reread`` gives the settings for a reload. ``load`` imports the filter, in the worker. ``lifeline`` is a
-        descriptor whose end of file means that whoever started this server is gone. Without ``pidfds`` the ends of
-        workers are learnt from SIGCHLD, as on systems that have no pidfd. ``probe`` is how the monitor finds out
-        whether the server answers; without one it does not say.
+        ``reread`` gives the settings for a reload, ``log_as`` sets level and format of the log. ``load`` imports the
+        filter, in the worker. ``lifeline`` is a descriptor whose end of file means that whoever started this server is
+        gone. Without ``pidfds`` the ends of workers are learnt from SIGCHLD, as on systems that have no pidfd.
+        ``probe`` is how the monitor finds out whether the server answers; without one it does not say.
         """
         self._settings = settings
         self._worker_class = worker_class
         self._reread = reread or (lambda: settings)
+        self._log = LogSwitch(settings, log_as)
         self._load = load
         self._lifeline = lifeline
         self._pidfds = pidfds and hasattr(os, "pidfd_open")
@@ -90,6 +94,7 @@ class Supervisor:
         self._notifier = systemd.Notifier(os.environ)
         self._slots = upgrade.slots_of(self._inherited, CAPACITY)
         self._watchman = Watchman(self._slots)
+        self._pid = os.getpid()
         self._children: dict[int, Child] = {}
         self._setups = Setups()
         self._status: int | None = None
@@ -126,7 +131,7 @@ class Supervisor:
         return self._status
 
     def _begin(self) -> None:
-        """Open the listeners and start the first workers; an address that is still in use is waited for."""
+        """Open the listeners and start the first workers; an address that cannot be had yet is waited for."""
         self._slots.counters.set_time(counters.Of.STARTED_AT, time.time())
         settings, identity = self._settings, prepare(self._settings)
         deadline = time.monotonic() + settings.bind_timeout
@@ -134,7 +139,7 @@ class Supervisor:
         while self._status is None:
             try:
                 setup = self._setups.open(settings, identity, self._keeper.windows)
-            except AddressInUse as error:
+            except AddressUnavailable as error:
                 if time.monotonic() >= deadline:
                     raise
                 if not waits:
@@ -175,8 +180,9 @@ class Supervisor:
             key.data()
         self._keeper.on_time()
         self._do(self._policy.on_time())
-        if self._upgrader.has_passed():
-            self._become_new_master()
+        passed = self._upgrader.outcome()
+        if passed is not None:
+            self._end_trial(passed)
         self._do(decisions.Kill(worker) for worker in self._watchman.look())
         self._notify()
         send_what_waits()
@@ -218,6 +224,9 @@ class Supervisor:
                 return self._prepare_reload()
             case decisions.PrepareUpgrade():
                 self._upgrader.begin(self._settings.ready_timeout)
+            case decisions.LogAsBefore():
+                if self._log.take_back():
+                    self._reopen_logs()
             case decisions.EndReload(kept):
                 self._end_reload(kept)
             case decisions.Leave(status):
@@ -368,8 +377,10 @@ class Supervisor:
         former = self._settings
         try:
             settings = self._reread()
+            self._log.begin(settings)
             setup = self._setups.open(settings, prepare(settings), self._keeper.windows)
         except Exception as error:
+            self._log.take_back()
             is_told = isinstance(error, ConfigError)
             if not is_told:
                 log.exception("internal error while a reload was prepared")
@@ -382,6 +393,7 @@ class Supervisor:
         actions = self._policy.begin_reload(workers, _limits(settings))
         if not actions:
             self._setups.close_new(setup)
+            self._log.take_back()
             return []
         self._setups.add(self._policy.newest, setup)
         return actions
@@ -397,15 +409,23 @@ class Supervisor:
         titles.master_title(kept.settings.target.name)
         self._keeper.tell(channel.News())
         if is_new:
+            if self._log.accept():
+                self._reopen_logs()
             self._keeper.change(kept.windows)
 
     # -- from one master to the next -----------------------------------------------------------------------------
 
-    def _become_new_master(self) -> None:
-        """Hand everything to the code that is installed now, in this process; later if the workers change just now."""
-        if not self._policy.may_be_followed:
+    def _end_trial(self, passed: bool) -> None:
+        """Become the new master if the code has passed its trial; later if the workers change just now."""
+        if passed and not self._policy.may_be_followed:
             self._do(self._policy.on_upgrade())
             return
+        if passed:
+            self._become_new_master()
+        self._do(self._policy.on_upgrade_failed())
+
+    def _become_new_master(self) -> None:
+        """Hand everything to the code that is installed now, in this process; returns only if that failed."""
         setup = self._setups[self._policy.generation]
         state = upgrade.make_state(
             self._policy, setup, self._children, self._watchman, self._slots, monitors=self._keeper.pids()
@@ -516,6 +536,8 @@ class Supervisor:
         try:
             if setup.identity is not None:
                 privileges.drop(setup.identity)
+            ports = [listener.socket.fileno() for listener in setup.listeners if listener.holds_port]
+            shut_down_when_orphaned(ports, self._pid)
             filter_class = self._load(setup.settings.target)
             listeners = [listener.socket for listener in setup.listeners]
             return self._worker_class(filter_class, settings, listeners, own_end, self._slots, spawn.slot).run()
@@ -556,6 +578,8 @@ class Supervisor:
         if self._lifeline is not None:
             os.close(self._lifeline)
         self._keeper.forget_in_child()
+        self._upgrader.forget_in_child()
+        self._log.forget_in_child()
         self._setups.forget_in_child(kept)
 
 

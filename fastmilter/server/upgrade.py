@@ -113,6 +113,10 @@ class Trial:
         self._output.close()
         return f"\n{text}" if text else ""
 
+    def forget_in_child(self) -> None:
+        """Close this process's copy of the output, in a child of the master."""
+        self._output.close()
+
     def cancel(self) -> None:
         """Kill the process if it is still there, and reap it."""
         if self._process.poll() is None:
@@ -127,6 +131,7 @@ class Upgrader:
         """Begin with none; ``say`` logs a line, and shows an error to whoever watches the server."""
         self._say = say
         self._trial: Trial | None = None
+        self._could_not_begin = False
 
     @property
     def is_trying(self) -> bool:
@@ -135,7 +140,9 @@ class Upgrader:
 
     @property
     def deadline(self) -> float | None:
-        """When the trial has to be over, ``None`` if there is none."""
+        """When ``outcome`` is to be asked at the latest, ``None`` if there is none to come."""
+        if self._could_not_begin:
+            return time.monotonic()
         return None if self._trial is None else self._trial.deadline
 
     def begin(self, seconds: float) -> None:
@@ -147,17 +154,26 @@ class Upgrader:
             self._trial = Trial(seconds)
         except OSError as error:
             self._say(logging.ERROR, _failed(f"{sys.executable} cannot be started: {error.strerror}"))
+            self._could_not_begin = True
 
-    def has_passed(self) -> bool:
-        """Tell, once, that a trial is over and has passed; if it is over and has failed, say that."""
+    def outcome(self) -> bool | None:
+        """Tell, once, whether a trial that is over has passed, and log why if it has not; ``None``: nothing is new."""
+        if self._could_not_begin:
+            self._could_not_begin = False
+            return False
         trial = self._trial
         if trial is None or not trial.is_over():
-            return False
+            return None
         self._trial = None
         why = trial.failure()
         if why is not None:
             self._say(logging.ERROR, _failed(f"the new code cannot be used: {why}"))
         return why is None
+
+    def forget_in_child(self) -> None:
+        """Let go of what the trial writes to."""
+        if self._trial is not None:
+            self._trial.forget_in_child()
 
     def cancel(self) -> None:
         """End the trial: the server stops."""

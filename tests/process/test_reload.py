@@ -229,3 +229,84 @@ def test_a_worker_that_dies_while_files_are_copied_is_replaced_when_they_are(ser
     with server.client() as client:
         whole_message(client)
     assert server.stop() == 0
+
+
+def test_a_reload_that_fails_leaves_the_log_as_it_was(server: Server) -> None:
+    config = server.directory / "fm.toml"
+    text = f'target = "tagger:Tagger"\nworkers = 1\nlisten = ["unix:{server.directory}/fm.sock"]\n'
+    change(config, text)
+    server.start(f"--config={config}", target="", listen=())
+    other, moved = '["inet:0@192.0.2.77"]', server.directory / "other.log"
+    # Refused before a worker is started, and after that.
+    for listen, filter_text in ((other, FILTER), (f'["unix:{server.directory}/fm.sock"]', BROKEN["syntax"][0])):
+        server.begin_log()
+        change(server.filter, filter_text)
+        lines = [f"listen = {listen}", 'log_format = "json"', 'log_level = "error"', f'log_file = "{moved}"']
+        change(config, "\n".join(['target = "tagger:Tagger"', "workers = 1", *lines]))
+        server.send(signal.SIGHUP)
+        server.wait_log(r"\d error fastmilter\S* reload failed")
+        server.send(signal.SIGTTIN)
+        server.wait_log(r"info fastmilter\S* the number of workers is now 2")
+        server.send(signal.SIGTTOU)
+        server.wait_log(r"info fastmilter\S* the number of workers is now 1")
+    change(server.filter, FILTER)
+    change(config, config.read_text().replace("error", "info"))
+    server.send(signal.SIGHUP)
+    wait_until(lambda: "the old workers drain" in moved.read_text(), "the log is in the other file")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_path_that_was_removed_is_made_again(server: Server, lock: bool) -> None:
+    path = server.directory / "fm.sock"
+    server.start("--workers=1", f"--control={server.directory}/control", listen=[f"unix:{path}"])
+    client = server.client().open()
+    begin(client)
+    for each in (path, server.directory / "control"):
+        each.unlink()
+        if lock:
+            each.with_name(each.name + ".lock").unlink()
+    server.send(signal.SIGHUP)
+    server.wait_log("generation 2 serves")
+    with server.client() as fresh:
+        whole_message(fresh)
+    wait_until((server.directory / "control").exists, "the control socket is there again")
+    complete(client)
+    client.close()
+    server.send(signal.SIGHUP)
+    server.wait_log("generation 3 serves")
+    with server.client() as fresh:
+        whole_message(fresh)
+    assert server.stop() == 0
+    assert not list(server.directory.glob("fm.sock*"))
+
+
+def test_an_address_that_only_this_server_is_in_the_way_of(server: Server) -> None:
+    config = server.directory / "fm.toml"
+    change(config, 'listen = ["inet:0@127.0.0.1"]\n')
+    server.start(f"--config={config}", "--workers=1", listen=())
+    port = server.address().split(":")[1].split("@")[0]
+    change(config, f'listen = ["inet:{port}@0.0.0.0"]\n')
+    server.send(signal.SIGHUP)
+    server.wait_log(
+        "reload failed, .* this server listens on inet:0@127.0.0.1 itself, .*: restart, or take another port"
+    )
+    assert server.stop() == 0
+
+
+def test_a_link_to_the_code_is_followed_at_each_reload(server: Server) -> None:
+    for version in ("one", "two"):
+        (server.directory / version).mkdir()
+        (server.directory / version / "tagger.py").write_text(FILTER.replace('"one"', f'"{version}"'))
+    current = server.directory / "current"
+    current.symlink_to("one")
+    server.start("--workers=1", target=f"{current}/tagger.py:Tagger")
+    with server.client() as client:
+        assert whole_message(client)["X-Version"] == "one"
+    (server.directory / "next").symlink_to("two")
+    (server.directory / "next").rename(current)
+    server.send(signal.SIGHUP)
+    server.wait_log("generation 2 serves")
+    with server.client() as client:
+        assert whole_message(client)["X-Version"] == "two"
+    assert server.stop() == 0

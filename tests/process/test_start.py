@@ -165,6 +165,12 @@ def test_what_cannot_be_used_is_told_in_one_line(server: Server, options: list[s
     assert "Traceback" not in server.log()
 
 
+def test_an_address_that_the_machine_does_not_have_yet_is_waited_for(server: Server) -> None:
+    server.start("--bind-timeout=0.3", listen=["inet:0@192.0.2.77"], wait=False)
+    assert server.finish() == 78
+    assert "this machine does not have that address; trying again for up to 0 s" in server.log()
+
+
 def test_a_port_in_use_is_told(server: Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

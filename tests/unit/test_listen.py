@@ -1,5 +1,6 @@
 """Listeners: what they are, and what they do not take over. (How addresses are spelled: test_endpoints.py.)"""
 
+import contextlib
 import errno
 import grp
 import os
@@ -17,8 +18,8 @@ import pytest
 
 from fastmilter.endpoints import EndpointKind, parse_endpoint
 from fastmilter.errors import ConfigError
-from fastmilter.server.listen import Listener, kernels_backlog, open_listener, spelling_for_postfix
-from fastmilter.server.path_lock import AddressInUse
+from fastmilter.server.listen import Listener, kernels_backlog, open_all, open_listener, spelling_for_postfix
+from fastmilter.server.path_lock import AddressInUse, AddressUnavailable
 
 
 @pytest.fixture
@@ -420,3 +421,33 @@ def test_the_spelling_for_postfix() -> None:
         ("fd:3", "fd:3"),
     ):
         assert spelling_for_postfix(parse_endpoint(text)) == spelling
+
+
+def test_the_backlog_of_a_listener_that_is_known_stays_until_it_is_set(stack: ExitStack, tmp_path: Path) -> None:
+    listener = opened(stack, f"unix:{tmp_path}/fm.sock", backlog=20)
+    assert open_all([listener.address], backlog=1, known=[listener]) == (listener,)
+
+    def connections() -> int:
+        """Connect until the queue is full; return how many did."""
+        for count in range(100):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            client.setblocking(False)
+            try:
+                client.connect(f"{tmp_path}/fm.sock")
+            except BlockingIOError:
+                return count
+        return 100
+
+    assert 20 <= connections() < 100
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.socket.accept()[0].close()
+    listener.set_backlog(1)
+    assert 1 <= connections() < 20
+    listener.close()
+    listener.set_backlog(5)  # of a closed one: nothing
+
+
+def test_an_address_that_is_not_there_yet_may_be_had_in_a_moment() -> None:
+    with pytest.raises(AddressUnavailable, match="this machine does not have that address"):
+        open_listener(parse_endpoint("inet:0@192.0.2.77"))

@@ -6,6 +6,7 @@ from fastmilter.server.decisions import (
     EndReload,
     Kill,
     Leave,
+    LogAsBefore,
     PrepareReload,
     SendDrain,
     Spawn,
@@ -40,7 +41,7 @@ def test_a_new_worker_that_fails_ends_the_reload_and_the_old_ones_stay() -> None
     bench.running()
     bench.policy.on_reload()
     bench.policy.begin_reload(2, LIMITS)
-    assert bench.acts(bench.policy.on_exit(3, 78)) == [EndReload(1)]
+    assert bench.acts(bench.policy.on_exit(3, 78)) == [LogAsBefore(), EndReload(1)]
     assert bench.said[-1] == (
         logging.ERROR,
         "reload failed, the old workers stay: worker 1 of the new generation could not use the configuration",
@@ -71,7 +72,7 @@ def test_a_new_worker_that_hangs_ends_the_reload() -> None:
     bench.policy.begin_reload(2, Limits(7.0, STOP, RELOAD))
     assert bench.pass_time(7.0) == [Kill(3)]
     assert "within 7 s" in bench.said[-1][1]
-    assert bench.acts(bench.policy.on_exit(3, SIGKILL)) == [EndReload(1)]
+    assert bench.acts(bench.policy.on_exit(3, SIGKILL)) == [LogAsBefore(), EndReload(1)]
 
 
 def test_a_new_worker_that_somebody_kills_is_replaced_and_the_reload_goes_on() -> None:

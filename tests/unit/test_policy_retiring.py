@@ -147,6 +147,25 @@ def test_an_upgrade_waits_until_older_workers_are_gone_and_makes_them_hurry() ->
     assert bench.policy.settled
 
 
+def test_a_reload_remembered_beside_an_upgrade_comes_if_that_fails() -> None:
+    bench = Bench()
+    old = bench.running()
+    bench.reloaded()
+    bench.policy.on_reload()
+    bench.policy.on_upgrade()
+    bench.policy.on_exit(old[0].worker, 0)
+    assert bench.acts(bench.policy.on_exit(old[1].worker, 0)) == [PrepareUpgrade()]
+    assert bench.acts(bench.policy.on_upgrade_failed()) == [PrepareReload()]
+    assert bench.acts(bench.policy.on_upgrade_failed()) == []
+
+
+def test_an_upgrade_alone_that_fails_is_no_reload() -> None:
+    bench = Bench()
+    bench.running()
+    assert bench.acts(bench.policy.on_upgrade()) == [PrepareUpgrade()]
+    assert bench.acts(bench.policy.on_upgrade_failed()) == []
+
+
 def test_a_server_is_settled_when_nothing_is_under_way() -> None:
     bench = Bench()
     assert not bench.policy.settled

@@ -117,7 +117,8 @@ def test_a_program_that_cannot_be_executed_changes_nothing(
     assert why == "upgrade failed, everything stays: /nonexistent/python: No such file or directory"
     upgrader = upgrade.Upgrader(lambda level, text: said.append((level, text)))
     upgrader.begin(1.0)
-    assert (upgrader.is_trying, upgrader.has_passed()) == (False, False)
+    assert upgrader.deadline is not None, "the master does not wait to learn it"
+    assert (upgrader.is_trying, upgrader.outcome(), upgrader.outcome()) == (False, False, None)
     assert said[-1][0] == logging.ERROR
     assert "/nonexistent/python cannot be started" in said[-1][1]
 
