@@ -256,17 +256,11 @@ class WaitingWorker(Worker):
             link.session.receive(data)
             self._proceed(link)
             return
-        try:
-            link.keep(bytes(data), now, self._ahead_room)
-        except OSError as error:
-            log.error("what is read ahead cannot be kept, its connection is closed: %s%s", error, end_of_line(link))
-            raise
+        link.keep(bytes(data), now, self._ahead_room)
         if link.ahead is not None and link.ahead.is_full:
-            log.warning(
-                "%d bytes are read ahead (--read-ahead-memory, --read-ahead-disk), the MTA has to wait%s",
-                link.ahead.size,
-                end_of_line(link),
-            )
+            why = link.ahead.trouble or "--read-ahead-memory, --read-ahead-disk"
+            size, end = link.ahead.size, end_of_line(link)
+            log.warning("%d bytes are read ahead (%s), the MTA has to wait%s", size, why, end)
             self._poller.remove(link.fd)
             link.is_paused = True
         if link.due_step >= 0:

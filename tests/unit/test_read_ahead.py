@@ -1,5 +1,7 @@
 """Bytes that wait for a callback: nothing lost, nothing out of order, memory bounded."""
 
+import errno
+import io
 import os
 import random
 import tempfile
@@ -63,3 +65,43 @@ def test_a_limit() -> None:
     ahead.take(1)
     assert not ahead.is_full
     ahead.close()
+
+
+def test_what_cannot_be_written_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: none_left())
+    before = open_files()
+    ahead = ReadAhead(Room(memory=10, disk=1000))
+    ahead.put(b"0123456789")
+    assert (ahead.is_full, ahead.trouble) == (False, None)
+    ahead.put(b"abc")
+    assert ahead.is_full
+    assert str(ahead.trouble) == "[Errno 24] Too many open files"
+    ahead.put(b"def")
+    assert (ahead.take(4), ahead.take(100), ahead.take(100)) == (b"0123456789", b"abcdef", b"")
+    assert (ahead.size, ahead.is_full, open_files()) == (0, False, before)
+
+
+def test_a_disk_that_is_full_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(io.BytesIO):
+        def write(self, data: object) -> int:
+            room = 25 - len(self.getbuffer())
+            if room <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(memoryview(data)[:room])  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Small())
+    data = bytes(range(100))
+    ahead = ReadAhead(Room(memory=10, disk=1000))
+    for start in range(0, 40, 10):
+        ahead.put(data[start : start + 10])
+    assert ahead.is_full
+    assert ahead.size == 40
+    taken = b""
+    while piece := ahead.take(7):
+        taken += piece
+    assert taken == data[:40]
+    ahead.put(data[:50])
+    assert ahead.take(100) == data[:50], "a file is tried again"
