@@ -128,6 +128,6 @@ def wrong_size(letter: int, command: bool, size: int, limit: int) -> str:
     return f"{titled(letter)}: {counted(size)} of data, expected {expected}"
 
 
-def wrong_content(letter: int, data: bytes, what: str) -> str:
-    """What to say of the data behind a letter."""
-    return f"{titled(letter)}: {what}: {quoted(data)}"
+def wrong_content(letter: int, data: bytes, what: str, *, secret: bool = False) -> str:
+    """What to say of the data behind a letter; only how many bytes they are if they are ``secret``."""
+    return f"{titled(letter)}: {what}: {counted(len(data)) if secret else quoted(data)}"

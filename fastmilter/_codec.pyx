@@ -42,7 +42,8 @@ cdef enum:
 
 cdef object wrong(Packet *packet, str what):
     data = PyBytes_FromStringAndSize(<const char *> packet.data, packet.size)
-    return RemoteProtocolError(_bounds.wrong_content(packet.letter, data, what))
+    # A server logs what is said here, and the content of messages never.
+    return RemoteProtocolError(_bounds.wrong_content(packet.letter, data, what, secret=packet.letter == c"L"))
 
 
 cdef inline Py_ssize_t left(Packet *packet) noexcept:

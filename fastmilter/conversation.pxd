@@ -34,6 +34,7 @@ cdef class Conversation(Binding):
     cdef object _held
     cdef list _todo
     cdef object _recipient
+    cdef readonly tuple broken
 
     cdef object _complain(self, text)
     cpdef bint next_call(self) except -1

@@ -129,6 +129,8 @@ class Conversation(Binding):
         self._asked = 0  # steps of this message whose callbacks are to be called, a bit each
         self._interrupted: int = _STEP  # what on_error answers for
         self._recipient: RcptTo | None = None  # the recipient that on_rcpt looks at
+        self.broken: tuple[str | None, Connection | None] | None = None
+        """Queue id and connection at the moment that a session broke, for the log: both are gone when it is closed."""
 
     def _complain(self, text: str) -> None:
         self._host.complain(self, text)
@@ -218,6 +220,8 @@ class Conversation(Binding):
             return self._negotiate(event)
         if kind is Unknown:
             return self._unknown(event)
+        if self.session.error is not None and self.broken is None:
+            self.broken = self.queue_id, self.connection
         if kind is Closed:
             self._closed()
         elif kind is Dropped:

@@ -35,6 +35,14 @@ class LogLimit:
             self._last = text
             self._left_out += 1
 
+    def take(self, now: float) -> bool:
+        """Tell whether there is room for a line that somebody else says; one that there is none for is not counted."""
+        if now >= self._next:
+            self._begin(now)
+        has_room = self._room > 0
+        self._room -= has_room
+        return has_room
+
     def on_time(self, now: float) -> None:
         """Say what was left out if its time has come; to be called now and then."""
         if not self._left_out or now < self._next:

@@ -116,6 +116,23 @@ def user_of(peer: socket.socket) -> int | None:
     return int(uid) & _NOBODY_KNOWS
 
 
+def name_of_peer(fd: int) -> str | None:
+    """Return who is at the other end of a connection, as the log names it; ``None`` if that cannot be told any more."""
+    try:
+        peer = socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        if peer.family == socket.AF_UNIX:
+            uid = user_of(peer)
+            return None if uid is None else f"user {uid}"
+        return str(peer.getpeername()[0])
+    except OSError:
+        return None
+    finally:
+        peer.detach()
+
+
 def address_of(text: str) -> Address:
     """Return the address of a peer; IPv4 in IPv6 (of a socket that takes both) is IPv4, and zones do not count."""
     address = ipaddress.ip_address(text.partition("%")[0])

@@ -373,10 +373,10 @@ class WaitingWorker(Worker):
     def _close(self, link: Link) -> None:
         """Close a connection whose conversation has come to its end, but for a callback that is stuck."""
         assert isinstance(link, WaitingLink)
-        self._disconnect(link)
         error = link.session.error
         if error is not None and not link.is_stuck:
-            self._tally.add(self._end_log.failed(link, error, monotonic()))
+            self._tally.add(self._log.ended(link, error, link.stream.fileno()))
+        self._disconnect(link)
         if not link.is_stuck:
             self._leaving.discard(link)
             link.context = None  # which knows the link in turn

@@ -41,7 +41,7 @@ cdef class Worker:
     cdef Py_ssize_t _slot
     cdef readonly Tally _tally
     cdef readonly InWork _in_work
-    cdef readonly object _end_log
+    cdef readonly object _log
     cdef dict _links
     cdef readonly Poller _poller
     cdef object _buffer

@@ -35,7 +35,7 @@ from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_context import note_on_records
 from fastmilter.server.log_file import take_log_files
-from fastmilter.server.log_lines import EndLog, end_of_line
+from fastmilter.server.log_lines import ConnectionLog, end_of_line
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.pace import (
     ACCEPT_PAUSE_S,
@@ -109,7 +109,7 @@ class Worker:
         self._slot = slot
         self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
         self._in_work = InWork(slots, slot)
-        self._end_log = EndLog(log)
+        self._log = ConnectionLog(log)
         self._links: dict[int, Link] = {}
         self._poller = best_poller()
         self._lobby = open_lobby(settings, listeners, self._door, self._poller)
@@ -209,7 +209,7 @@ class Worker:
             self._accept_again_at = None
             self._come_back()
             self._take_what_waits()
-        self._end_log.on_time(now)
+        self._log.on_time(now)
         send_what_waits()
         if self._door is not None:
             self._door.on_time(now)
@@ -486,7 +486,7 @@ class Worker:
             return
         error = link.session.error
         if error is not None:
-            self._tally.add(self._end_log.failed(link, error, monotonic()))
+            self._tally.add(self._log.ended(link, error, link.stream.fileno()))
         if self._door is not None:
             self._door.leave(link.fd)
         self._poller.remove(link.fd)
@@ -507,7 +507,7 @@ class Worker:
                 limit, what, count = settings.idle_timeout, "between two packets", Count.SILENT_IDLE
             if silence > limit:
                 self._tally.add(count)
-                self._end_log.silent(link, silence, what, now)
+                self._log.silent(link, silence, what, now)
                 self._lose(link)
 
     # -- orders --------------------------------------------------------------------------------------------------
@@ -565,22 +565,21 @@ class Worker:
         self._slots.beat(self._slot, 0.0)  # what comes now is not the loop
         if self._tally.watched:
             self._publish()  # what has happened since the last tick counts too
-        self._end_log.on_time(math.inf)
+        self._log.on_time(math.inf)
         if self._message_log is not None:
             self._message_log.close()
 
     # -- for the conversations (conversation.Host) ---------------------------------------------------------------
 
     def callback_failed(self, conversation: Conversation, callback: str, error: BaseException) -> None:
-        """Log a callback that raised, once, with its traceback."""
+        """Count and log a callback that raised."""
         self._tally.exception(callback)
-        name = self._filter_class.__name__
-        log.error("%s.%s failed%s", name, callback, end_of_line(conversation), exc_info=error)
+        self._log.raised(conversation, f"{self._filter_class.__name__}.{callback}", error)
 
     def complain(self, conversation: Conversation, text: str) -> None:
-        """Log a fault of the filter's author or an oddity of the peer."""
+        """Count and log a fault of the filter's author or an oddity of the peer."""
         self._tally.add(Count.COMPLAINTS)
-        log.warning("%s%s", text, end_of_line(conversation))
+        self._log.complain(conversation, text)
 
     def transmit(self, conversation: Conversation) -> None:
         """Send what is written so far, from within a callback."""

@@ -6,6 +6,7 @@ import os
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,11 +87,11 @@ def test_what_cannot_be_written_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_disk_that_is_full_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(io.BytesIO):
-        def write(self, data: object) -> int:
+        def write(self, data: Any) -> int:
             room = 25 - len(self.getbuffer())
             if room <= 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(memoryview(data)[:room])  # type: ignore[call-overload, no-any-return]
+            return super().write(memoryview(data)[:room])
 
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Small())
     data = bytes(range(100))
