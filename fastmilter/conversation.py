@@ -128,9 +128,8 @@ class Conversation(Binding):
         self._todo: list[tuple[int, str, tuple[Any, ...]]] | None = None  # calls that follow an event, last first
         self._asked = 0  # steps of this message whose callbacks are to be called, a bit each
         self._interrupted: int = _STEP  # what on_error answers for
-        self._recipient: RcptTo | None = None  # the recipient that on_rcpt looks at
-        self.broken: tuple[str | None, Connection | None] | None = None
-        """Queue id and connection at the moment that a session broke, for the log: both are gone when it is closed."""
+        self._recipient: RcptTo | None = None  # the one that on_rcpt looks at
+        self.broken: tuple[str | None, Connection | None] | None = None  # what it was when the session broke
 
     def _complain(self, text: str) -> None:
         self._host.complain(self, text)
@@ -557,9 +556,7 @@ class Conversation(Binding):
             if recipient is not None:
                 self._in_work()._recipients.append(recipient)
         elif not self.session.reply_due:
-            self._complain(
-                "on_rcpt refused one recipient but stands under @no_reply: the message is answered tempfail instead"
-            )
+            self._complain("on_rcpt refused one recipient but is marked @no_reply: the message gets tempfail instead")
             return TEMPFAIL
         return verdict
 
@@ -571,8 +568,7 @@ class Conversation(Binding):
         discard(message._edits)
 
     def _ended(self, verdict: Verdict | None, edits: int = 0) -> None:
-        message = self._in_work()
-        message._seal()
+        self._in_work()._seal()
         self._host.message_ended(self, verdict, edits)
         if verdict is None or "on_message_end" in self._overridden:  # on_abort may still look at a dropped message
             self._later(_MESSAGE_END, "on_message_end", (verdict,))

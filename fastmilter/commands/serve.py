@@ -3,7 +3,9 @@
 import argparse
 import faulthandler
 import os
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Final
 
 from fastmilter.commands import EXIT_OK, set_up_logging
@@ -16,8 +18,11 @@ from fastmilter.server.descriptors import provide
 from fastmilter.server.listen import UNIX_MODE, spelling_for_postfix
 from fastmilter.server.load import load_filter
 from fastmilter.server.models import describe_model, make_worker
+from fastmilter.server.obstacles import refuse_obstacles
 from fastmilter.server.options import OPTIONS
+from fastmilter.server.peers import Network, address_of
 from fastmilter.server.privileges import drop, identity_for
+from fastmilter.server.proxy_header import LOCAL_HEADER
 from fastmilter.server.settings import Settings, load_settings
 from fastmilter.server.supervisor import Supervisor
 from fastmilter.server.upgrade import can_take_over
@@ -74,13 +79,18 @@ def log_as(settings: Settings) -> None:
     set_up_logging(settings.log_level, as_json=settings.log_format == "json", syslog=syslog)
 
 
-def negotiate_with(address: Endpoint) -> None:
-    """Negotiate with a server on this machine as an MTA does; raises what went wrong."""
+def negotiate_with(address: Endpoint, proxies: tuple[Network, ...]) -> None:
+    """Negotiate with a server on this machine as an MTA does, or as one of ``proxies``; raises what went wrong."""
     from fastmilter.client import Client, Timeouts  # here: only the monitor needs it
 
     where = parse_endpoint(spelling_for_postfix(address))
-    with Client(where, timeouts=Timeouts(connect=PROBE_S, command=PROBE_S)):
-        pass
+    with ExitStack() as stack:
+        way: Endpoint | socket.socket = where
+        if address.proxy:
+            way = stack.enter_context(socket.create_connection((where.host, where.port), PROBE_S))
+            if any(address_of(way.getsockname()[0]) in network for network in proxies):
+                way.sendall(LOCAL_HEADER)
+        stack.enter_context(Client(way, timeouts=Timeouts(connect=PROBE_S, command=PROBE_S)))
 
 
 def check(settings: Settings) -> Iterator[str]:
@@ -90,7 +100,8 @@ def check(settings: Settings) -> Iterator[str]:
     ``worker_started`` is not called, since it may open connections.
     """
     identity = identity_for(settings.user, settings.group, allow_root=settings.allow_root)
-    warnings = list(warnings_about_settings(settings))  # as the user that will listen, whom the filter does not run as
+    refuse_obstacles(settings)  # as the user that will listen, whom the filter does not run as; so with the warnings
+    warnings = list(warnings_about_settings(settings))
     if identity is not None:
         drop(identity)  # the code of the filter runs as it will, or not at all
     filter_class = load_filter(settings.target)

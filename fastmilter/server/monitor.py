@@ -25,6 +25,7 @@ from fastmilter.server.control import Control
 from fastmilter.server.listen import Listener
 from fastmilter.server.log_file import take_log_files
 from fastmilter.server.monitor_keeper import Windows
+from fastmilter.server.peers import Network
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 from fastmilter.server.status import is_ready, snapshot
@@ -51,6 +52,10 @@ _PAUSE_S: Final = 0.5
 _PAGES: Final = "fastmilter: /metrics, /healthz, /readyz\n"
 
 
+Probe = Callable[[Endpoint, tuple[Network, ...]], None]
+"""Negotiates with a milter as an MTA would, or as one of these proxies; raises what went wrong."""
+
+
 class Monitor:
     """The monitor process; made and run once, in the child."""
 
@@ -61,7 +66,7 @@ class Monitor:
         link: socket.socket,
         windows: Windows,
         addresses: list[Endpoint],
-        probe: Callable[[Endpoint], None] | None,
+        probe: Probe | None,
     ) -> None:
         """Take what the master hands over. ``probe`` makes a milter connection to the first of ``addresses``."""
         self._settings = settings
@@ -217,7 +222,7 @@ class Monitor:
         with self._probing:
             if time.monotonic() - self._probed_at > PROBE_FRESH_S:
                 try:
-                    self._probe(self._addresses[0])
+                    self._probe(self._addresses[0], self._settings.proxy_from)
                     self._trouble = ""
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
                     self._trouble = f"{type(error).__name__}: {error}"

@@ -27,6 +27,9 @@ the rest is additions (TLVs) that mean nothing here."""
 
 MAX_BYTES: Final = MAX_V2_BYTES
 
+LOCAL_HEADER: Final = V2_BEGINNING + b"\x20\x00\x00\x00"
+"""What a proxy sends that speaks for itself, as in its health checks (version 2)."""
+
 _V2_FIXED: Final = 16
 _V2_LOCAL: Final = 0
 _V2_PROXY: Final = 1

@@ -24,9 +24,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from fastmilter.endpoints import Endpoint
 from fastmilter.errors import ConfigError
 from fastmilter.server import channel, counters, decisions, ends, policy, privileges, systemd, titles, upgrade
 from fastmilter.server._orphan import shut_down_when_orphaned
@@ -36,6 +35,7 @@ from fastmilter.server.load import Target, load_filter
 from fastmilter.server.log_file import STDERR, open_log_file
 from fastmilter.server.log_switch import LogSwitch
 from fastmilter.server.monitor_keeper import MonitorKeeper
+from fastmilter.server.pace import FINAL_GRACE_S
 from fastmilter.server.path_lock import AddressUnavailable
 from fastmilter.server.prepare import prepare
 from fastmilter.server.roster import Limits, Worker
@@ -47,6 +47,9 @@ from fastmilter.server.stacks import StackPipe
 from fastmilter.server.syslog_handler import send_what_waits
 from fastmilter.server.watchman import Watchman
 
+if TYPE_CHECKING:
+    from fastmilter.server.monitor import Probe
+
 log = logging.getLogger(__name__)
 
 BIND_AGAIN_S: Final = 0.25
@@ -54,10 +57,6 @@ BIND_AGAIN_S: Final = 0.25
 
 GAP_S: Final = 5.0
 """Woken so much later than planned, the master takes it that it was suspended, and its workers with it."""
-
-
-Probe = Callable[[Endpoint], None]
-"""Negotiates with a milter as an MTA would; raises what went wrong."""
 
 
 class Supervisor:
@@ -73,7 +72,7 @@ class Supervisor:
         load: Callable[[Target], Any] = load_filter,
         lifeline: int | None = None,
         pidfds: bool = True,
-        probe: Probe | None = None,
+        probe: "Probe | None" = None,
     ) -> None:
         """Prepare a server; nothing is opened before ``run``.
 
@@ -194,7 +193,8 @@ class Supervisor:
             phase = systemd.Phase.STOPPING
         elif self._policy.settled and not self._upgrader.is_trying:
             phase = systemd.Phase.SERVING
-        self._notifier.look(time.monotonic(), phase, self._policy.serving)
+        leave_s = self._settings.drain_stop[-1] + FINAL_GRACE_S + policy.KILL_GRACE_S
+        self._notifier.look(time.monotonic(), phase, self._policy.serving, leave_s=leave_s)
 
     def _do(self, actions: Iterable[decisions.Action]) -> None:
         """Carry out what the policy decided, and what follows from it."""

@@ -56,7 +56,7 @@ class Phase(Enum):
 
     SERVING = "READY=1\nMAINPID={pid}"
     RELOADING = "RELOADING=1\nMONOTONIC_USEC={now}"
-    STOPPING = "STOPPING=1"
+    STOPPING = "STOPPING=1\nEXTEND_TIMEOUT_USEC={leave}"
 
 
 class Notifier:
@@ -81,8 +81,11 @@ class Notifier:
             return sign
         return self._again_at if sign is None else min(sign, self._again_at)
 
-    def look(self, now: float, phase: Phase | None, serving: int) -> None:
-        """Tell what has changed; ``serving`` is how many workers take connections, ``phase`` ``None``: as before."""
+    def look(self, now: float, phase: Phase | None, serving: int, *, leave_s: float = 0.0) -> None:
+        """Tell what has changed; ``serving`` is how many workers take connections, ``phase`` ``None``: as before.
+
+        ``leave_s`` is how long a stop may take, which may be more than ``TimeoutStopSec=`` of the unit.
+        """
         if self._to is None:
             return
         words = []
@@ -90,7 +93,7 @@ class Notifier:
             phase = None  # nobody has been told yet that there is something to reload
         if phase is not None and phase is not self._told and self._told is not Phase.STOPPING:
             self._told = phase
-            words.append(phase.value.format(pid=os.getpid(), now=int(now * 1e6)))
+            words.append(phase.value.format(pid=os.getpid(), now=int(now * 1e6), leave=int(leave_s * 1e6)))
         status = f"{serving} workers serve" if serving != 1 else "1 worker serves"
         if self._told is Phase.STOPPING:
             status = "stopping"

@@ -56,6 +56,9 @@ def test_there_is_time_to_drain() -> None:
 def test_its_parts_belong_together() -> None:
     assert set(re.findall(r"^ +app: (.*)$", MANIFEST, re.MULTILINE)) == {"mail-filter"}
     assert all(text.count("app: mail-filter") >= 1 for text in DOCUMENTS.values())
-    assert value(r"containerPort: (\d+)") == value(r"^ +port: (\d+)", DOCUMENTS["Service"])
+    ports = dict(re.findall(r"- name: (\w+)\n +containerPort: (\d+)$", DEPLOYMENT, re.MULTILINE))
+    assert ports["milter"] == value(r"^ +port: (\d+)", DOCUMENTS["Service"])
     assert value(r"targetPort: (\w+)", DOCUMENTS["Service"]) == "milter"
+    assert ports["metrics"] == environment()["FASTMILTER_METRICS"].rpartition(":")[2]
+    assert value(r"httpGet:\n +path: /readyz\n +port: (\w+)") == "metrics"
     assert int(value(r"minAvailable: (\d+)", DOCUMENTS["PodDisruptionBudget"])) < int(value(r"replicas: (\d+)"))

@@ -21,7 +21,7 @@ class Blocking(Plain):
 """
 
 NEGOTIATION = codec.encode(codec.Negotiate(6, 0x1FF, 0x1FFFFF, ()))
-SESSION = [
+SESSION: list[codec.Command] = [
     codec.Connect(b"client.example", b"4", 25, b"192.0.2.1"),
     codec.Helo(b"client.example"),
     codec.Macros(b"M", ((b"i", b"4QUEUE"),)),

@@ -14,6 +14,7 @@ from fastmilter.client import Client
 from fastmilter.server.proxy_header import V2_BEGINNING
 from tests.process.activation import activate
 from tests.process.harness import PATIENCE_S, Server, begin, complete, wait_until, whole_message
+from tests.process.watching import http
 from tests.support.playing import V6
 
 REFUSED = "connection refused before its first packet: "
@@ -229,3 +230,17 @@ def test_the_address_that_is_meant_is_found_among_those_of_systemd(server: Serve
             with Client(peer) as client:
                 whole_message(client)
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("proxies", [PROXY, "127.0.0.1"])
+def test_healthz_connects_as_who_it_is(proxied: Server, proxies: str) -> None:
+    proxied.start(
+        "--workers=1",
+        f"--proxy-from={proxies}",
+        "--metrics=127.0.0.1:0",
+        target="tagger:Tagger",
+        listen=["inet:0@127.0.0.1?proxy=yes"],
+    )
+    assert http(proxied, "/healthz") == (200, "a milter connection was made and negotiated\n")
+    assert proxied.stop() == 0
+    assert "refused" not in proxied.log()

@@ -56,7 +56,7 @@ def test_ready_reloading_and_stopping_are_told(server: Server, manager: Manager)
         server.send(number)
         manager.wait("RELOADING=1", "READY=1")
     server.send(signal.SIGTERM)
-    manager.wait("STOPPING=1", "STATUS=stopping")
+    manager.wait("STOPPING=1", "EXTEND_TIMEOUT_USEC=70000000", "STATUS=stopping")
     assert server.finish() == 0
 
 

@@ -50,9 +50,9 @@ def test_each_phase_is_told_once(manager: tuple[socket.socket, str]) -> None:
     assert came(sock) == []
     notifier.look(5.0, Phase.SERVING, 1)
     assert came(sock) == ["READY=1", f"MAINPID={os.getpid()}", "STATUS=1 worker serves"]
-    notifier.look(6.0, Phase.STOPPING, 1)
+    notifier.look(6.0, Phase.STOPPING, 1, leave_s=75.5)
     notifier.look(7.0, Phase.SERVING, 1)  # there is no way back
-    assert came(sock) == ["STOPPING=1", "STATUS=stopping"]
+    assert came(sock) == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=75500000", "STATUS=stopping"]
     assert notifier.next_sign() is None
 
 
