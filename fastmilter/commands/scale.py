@@ -6,11 +6,19 @@ from typing import Final
 from fastmilter.commands import asking
 from fastmilter.commands.options import Option, add_options, read_options
 from fastmilter.server.options import parse_workers
+from fastmilter.server.places import AUTO
 from fastmilter.server.settings import UsageError
 
 EXIT_STATUS: Final = asking.EXIT_STATUS
+
+
+def _workers(value: object) -> int | str:
+    """Read a number of workers; ``auto`` stays: the server knows its processors."""
+    return AUTO if value == AUTO else parse_workers(value)
+
+
 OPTIONS: Final = (
-    Option("workers", parse_workers, None, "N|auto", "how many workers; auto: one per processor", positional=True),
+    Option("workers", _workers, None, "N|auto", "how many workers; auto: one per processor", positional=True),
     asking.CONTROL,
 )
 

@@ -36,14 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Show the status; return the exit status."""
     options = read_options(arguments, OPTIONS)
     try:
-        answer = asking.ask(asking.find_control(options["control"]), {"command": "status"})
-    except asking.Unreachable as error:
+        status = asking.ask_status(asking.find_control(options["control"]))
+    except (asking.Unreachable, asking.Refused) as error:
         print(f"fastmilter: {error}", file=sys.stderr)
         return asking.EXIT_UNREACHABLE
-    if not answer["ok"]:
-        print(f"fastmilter: {answer['text']}", file=sys.stderr)
-        return asking.EXIT_UNREACHABLE
-    status = answer["status"]
     if options["json"]:
         print(json.dumps(status, indent=2))
     else:

@@ -4,15 +4,19 @@ Plain escapes of a terminal do here what a library for it would do: one screen, 
 """
 
 import argparse
+import contextlib
+import os
 import select
 import shutil
+import signal
 import sys
 import termios
 import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 from fastmilter.commands import asking
 from fastmilter.commands.options import Option, UsageError, add_options, read_options
@@ -39,6 +43,10 @@ _HOME: Final = "\x1b[H"
 _END_OF_LINE: Final = "\x1b[K"
 _REST: Final = "\x1b[J"
 
+_MOST_KEYS: Final = 64
+_END_KEYS: Final = (b"q", b"Q", b"\x03")
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to the parser of the subcommand."""
@@ -52,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     paper = Paper()
     if not paper.is_terminal:
         raise UsageError("top needs a terminal; fastmilter status prints the same once")
-    path = asking.find_control(options["control"])
     try:
+        path = asking.find_control(options["control"])
         with _screen():
             _watch(path, paper, options["interval"])
-    except asking.Unreachable as error:
+    except (asking.Unreachable, asking.Refused) as error:
         print(f"fastmilter: {error}", file=sys.stderr)
         return asking.EXIT_UNREACHABLE
     except KeyboardInterrupt:
@@ -67,12 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _watch(path: str, paper: Paper, interval: float) -> None:
     before: dict[str, Any] | None = None
     while True:
-        answer = asking.ask(path, {"command": "status"})
-        if not answer["ok"]:
-            raise asking.Unreachable(answer["text"])
-        _draw(picture(answer["status"], paper, before))
-        before = answer["status"]
-        if _key_within(interval) in ("q", "Q", "\x03"):
+        status = asking.ask_status(path)
+        _draw(picture(status, paper, before))
+        before = status
+        if _is_ended_within(interval):
             return
 
 
@@ -84,27 +90,47 @@ def _draw(lines: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _key_within(seconds: float) -> str:
-    """Return a key that is pressed in time, "" if none is; "q" if nobody could press one any more."""
+def _is_ended_within(seconds: float) -> bool:
+    """Tell whether a key that ends this is pressed in time, or nobody could press one any more."""
     if not sys.stdin.isatty():
         select.select([], [], [], seconds)
-        return ""
-    if not select.select([sys.stdin], [], [], seconds)[0]:
-        return ""
-    return sys.stdin.read(1) or "q"
+        return False
+    fd, deadline = sys.stdin.fileno(), time.monotonic() + seconds
+    while select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        # Bytes: a key may be no text, or half of it.
+        keys = b""
+        with contextlib.suppress(OSError):  # the terminal is gone
+            keys = os.read(fd, _MOST_KEYS)
+        if not keys or any(key in keys for key in _END_KEYS):
+            return True
+    return False
 
 
 @contextmanager
 def _screen() -> Iterator[None]:
-    """Take the terminal for the time of the block: another screen, no cursor, keys as they are pressed."""
+    """Take the terminal for the time of the block: another screen, no cursor, keys as they are pressed.
+
+    It is given back also if a signal ends the program; the exit status is then the one that a shell would show.
+    """
     former = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
-    if former is not None:
-        tty.setcbreak(sys.stdin)
-    sys.stdout.write(_ENTER)
+    handlers = {number: signal.signal(number, _leave) for number in _ENDS}
     try:
+        if former is not None:
+            tty.setcbreak(sys.stdin)
+        sys.stdout.write(_ENTER)
         yield
     finally:
-        sys.stdout.write(_LEAVE)
-        sys.stdout.flush()
-        if former is not None:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, former)
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_IGN)  # nothing shall come between now
+        with contextlib.suppress(OSError, termios.error):  # the terminal may be gone
+            sys.stdout.write(_LEAVE)
+            sys.stdout.flush()
+        with contextlib.suppress(OSError, termios.error):
+            if former is not None:
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, former)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

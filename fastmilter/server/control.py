@@ -2,7 +2,11 @@
 
 A client connects, sends one JSON object on a line, and gets one back: ``{"command": "status"}`` is answered by
 ``{"ok": true, "text": "...", "status": {...}}``. The other commands are ``reload``, ``stop`` (with ``"now": true``: at
-once), ``scale`` (with ``"workers": N``) and ``reopen-logs``; their answer comes when it is known what became of them.
+once), ``scale`` (with ``"workers": N`` or ``"auto"``) and ``reopen-logs``; their answer comes when it is known what
+became of them. Who adds ``"interim": true`` gets a line before it, at once: ``{"within": 125.0, "text": "..."}`` tells
+how many seconds the answer may take, and what else is waited for. The answer to ``stop`` has ``within`` too: so many
+seconds later the server is gone.
+
 The file is its owner's alone, and the kernel is asked who connects besides: the same user, or root.
 
 This module is the monitor's side, which runs in one thread a connection; orders go on to the master.
@@ -18,8 +22,9 @@ from typing import Any, Final
 
 from fastmilter.server import channel
 from fastmilter.server.counters import Of, State
+from fastmilter.server.options import processors
 from fastmilter.server.peers import user_of
-from fastmilter.server.policy import MOST_WORKERS
+from fastmilter.server.policy import DRAIN_GRACE_S, KILL_GRACE_S, MOST_WORKERS
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
 
@@ -63,6 +68,7 @@ class Control:
         status: Callable[[], dict[str, Any]],
     ) -> None:
         """Read from ``slots``; ``order`` sends to the master, ``status`` says everything."""
+        self._slots = slots
         self._counters = slots.counters
         self._settings = settings
         self._order = order
@@ -83,16 +89,14 @@ class Control:
         if user is not None and user not in self._allowed:
             answer = refusal(f"user {user} may not: the server belongs to user {os.geteuid()}")
         else:
-            answer = self._answer(read_until(connection, (b"\n",), most=MOST_BYTES, seconds=REQUEST_S))
-        connection.settimeout(REQUEST_S)
-        connection.sendall(json.dumps(answer).encode() + b"\n")
+            request = _request_in(read_until(connection, (b"\n",), most=MOST_BYTES, seconds=REQUEST_S))
+            if request is not None and request.get("interim") is True:  # OSError: it has gone, and so has its order
+                _send(connection, self._interim(request["command"]))
+            answer = self._answer(request)
+        _send(connection, answer)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
-        try:
-            request = json.loads(line) if line.endswith(b"\n") else None
-        except (ValueError, RecursionError):
-            request = None
-        if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+    def _answer(self, request: dict[str, Any] | None) -> dict[str, Any]:
+        if request is None:
             return refusal('write one line of JSON, such as {"command": "status"}')
         match request["command"]:
             case "status":
@@ -112,13 +116,12 @@ class Control:
     def _reload(self) -> dict[str, Any]:
         if self._state() is State.STOPPING:
             return refusal("the server is stopping")
-        is_first = self._state() is State.SERVING
+        is_first, seconds = self._state() is State.SERVING, self._reload_s()
         reloads, failures = self._of(Of.RELOADS), self._of(Of.FAILED_RELOADS)
         if not self._order(channel.Reload()):
             return refusal("the master does not listen")
         if not is_first:
             return accepted("remembered: another change of generations is under way, the reload comes after it")
-        seconds = 2 * self._settings.ready_timeout + ORDER_S  # the first worker, then the others
         if not self._wait(lambda: (self._of(Of.RELOADS), self._of(Of.FAILED_RELOADS)) != (reloads, failures), seconds):
             return refusal(f"not done within {seconds:.0f} s; see fastmilter status")
         if self._of(Of.RELOADS) > reloads:
@@ -129,11 +132,14 @@ class Control:
         message = channel.StopNow() if now else channel.Stop()
         limit = self._settings.drain_stop[2]
         text = "stopping now" if now else f"stopping: sessions are finished, which takes {limit:.0f} s and some at most"
-        return self._ordered(message, lambda: self._state() is State.STOPPING, text)
+        answer = self._ordered(message, lambda: self._state() is State.STOPPING, text)
+        return {**answer, "within": (2 * KILL_GRACE_S if now else self._drain_s()) + ORDER_S}
 
     def _scale(self, workers: object) -> dict[str, Any]:
+        if workers == "auto":
+            workers = processors()
         if not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= MOST_WORKERS:
-            return refusal(f"{workers!r} is no number of workers: write one from 1 to {MOST_WORKERS}")
+            return refusal(f"{workers!r} is no number of workers: write one from 1 to {MOST_WORKERS}, or auto")
         if self._state() is State.STOPPING:
             return refusal("the server is stopping")
         text = f"the number of workers is now {workers}"
@@ -161,11 +167,48 @@ class Control:
             self._news.wait_for(lambda: self._gone or done(), seconds)
         return done()
 
+    def _interim(self, command: str) -> dict[str, Any]:
+        """Return how long the answer may take, and what else is waited for meanwhile, "" if nothing."""
+        if command != "reload":
+            return {"within": ORDER_S, "text": ""}
+        older = self._older()
+        many = f"{older} worker{'' if older == 1 else 's'} of another generation"
+        text = f"{many} must finish first, which takes {self._drain_s():.0f} s at most" if older else ""
+        return {"within": self._reload_s(), "text": text}
+
+    def _reload_s(self) -> float:
+        """Return how long a reload may take: the first new worker, then the others, but first of all the older ones."""
+        seconds = 2 * self._settings.ready_timeout + ORDER_S
+        return seconds + self._drain_s() if self._older() else seconds
+
+    def _drain_s(self) -> float:
+        """Return how long workers may stay that are to leave as in a stop: a waiting reload hurries older ones so."""
+        return self._settings.drain_stop[2] + DRAIN_GRACE_S + KILL_GRACE_S
+
+    def _older(self) -> int:
+        """Return how many workers of other generations than the one that serves are there."""
+        serving = self._of(Of.GENERATION)
+        return sum(self._slots.generation(slot) != serving for slot in self._slots.active())
+
     def _of(self, what: Of) -> int:
         return self._counters.of_server(what)
 
     def _state(self) -> State:
         return State(self._of(Of.STATE))
+
+
+def _request_in(line: bytes) -> dict[str, Any] | None:
+    """Read a request; ``None`` if it is none."""
+    try:
+        request = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return request if isinstance(request, dict) and isinstance(request.get("command"), str) else None
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.settimeout(REQUEST_S)
+    connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def accepted(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,34 @@ def test_reload_tells_what_became_of_it(server: Server) -> None:
     assert "last trouble" in ask(server, "status").out
     with server.client() as client:
         whole_message(client)
+    assert server.stop() == 0
+
+
+def test_a_reload_after_another_waits_for_the_older_workers(server: Server) -> None:
+    server.start("--workers=1", CONTROL)
+    with server.client() as client:
+        begin(client)
+        assert ask(server, "reload").status == 0
+        again = subprocess.Popen(
+            command("reload", CONTROL), cwd=server.directory, env=surroundings(), stdout=subprocess.PIPE, text=True
+        )
+        server.wait_log("reload: remembered")
+        complete(client)
+        client.close()
+    out, _ = again.communicate(timeout=PATIENCE_S)
+    assert out.splitlines() == [
+        "1 worker of another generation must finish first, which takes 75 s at most",
+        "generation 3 serves, the old workers drain",
+    ]
+    assert again.returncode == 0
+    assert server.stop() == 0
+
+
+def test_auto_is_one_worker_for_each_processor_of_the_server(server: Server) -> None:
+    server.start("--workers=2", CONTROL)
+    wait_until(lambda: monitors(server), "a monitor")
+    os.sched_setaffinity(monitors(server)[-1], [min(os.sched_getaffinity(0))])  # as in a container with one
+    assert ask(server, "scale", "auto").out == "the number of workers is now 1\n"
     assert server.stop() == 0
 
 
@@ -310,38 +339,117 @@ def test_no_socket_to_be_found(tmp_path: Path) -> None:
 # -- top ------------------------------------------------------------------------------------------------------------
 
 
-def test_top_draws_until_a_key_ends_it(server: Server) -> None:
+class Top:
+    """``fastmilter top`` on a terminal of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.terminal, theirs = pty.openpty()
+        self.modes = termios.tcgetattr(self.terminal)
+        self.out = b""
+        self.process = subprocess.Popen(
+            command("top", "--interval=0.2", CONTROL),
+            cwd=server.directory,
+            env=surroundings(TERM="xterm"),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+
+    def __enter__(self) -> "Top":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.terminal)
+
+    def read_pictures(self, count: int) -> None:
+        """Read until so many pictures more have come."""
+        wanted = self.out.count(PICTURE) + count
+        while self.out.count(PICTURE) < wanted:
+            assert select.select([self.terminal], [], [], PATIENCE_S)[0], self.out
+            self.out += os.read(self.terminal, 65536)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.terminal, keys)
+
+    def finish(self) -> int:
+        """Read what still comes; return the exit status."""
+        with contextlib.suppress(OSError):  # how Linux says that nobody has the terminal open any more
+            while select.select([self.terminal], [], [], PATIENCE_S)[0] and (piece := os.read(self.terminal, 65536)):
+                self.out += piece
+        status = self.process.wait(PATIENCE_S)
+        assert self.out.rstrip().rpartition(b"\x1b[?1049l")[1], "the other screen is left"
+        assert termios.tcgetattr(self.terminal) == self.modes
+        return status
+
+
+PICTURE = b"tagger:Tagger"
+
+
+@pytest.fixture
+def watched(server: Server) -> Server:
+    """A server that can be asked."""
     server.start("--workers=1", CONTROL)
     wait_until(lambda: monitors(server), "a monitor")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command("top", "--interval=0.2", CONTROL),
-        cwd=server.directory,
-        env=surroundings(TERM="xterm"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    out = b""
-    try:
-        while out.count(b"tagger:Tagger") < 3:
-            assert select.select([ours], [], [], PATIENCE_S)[0], out
-            out += os.read(ours, 65536)
-        os.write(ours, b"q")
-        with contextlib.suppress(OSError):  # how Linux says that nobody has the terminal open any more
-            while piece := os.read(ours, 65536):
-                out += piece
-        process.wait(PATIENCE_S)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        os.close(ours)
-    assert process.returncode == 0
-    assert b"/s)" in out, "rates, from the second picture on"
-    assert b" %" in out
-    assert server.stop() == 0
+    return server
+
+
+def test_top_draws_until_a_key_ends_it(watched: Server) -> None:
+    with Top(watched) as top:
+        top.read_pictures(3)
+        top.press(b"q")
+        assert top.finish() == 0
+    assert b"/s)" in top.out, "rates, from the second picture on"
+    assert b" %" in top.out
+    assert watched.stop() == 0
+
+
+def test_any_key_may_be_pressed_in_top(watched: Server) -> None:
+    with Top(watched) as top:
+        top.read_pictures(1)
+        top.press(b"\xe9")
+        top.read_pictures(2)
+        top.press("xyé".encode() + b"q\xc3")
+        assert top.finish() == 0
+    assert b"internal error" not in top.out
+    assert watched.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_top_gives_the_terminal_back(watched: Server, number: signal.Signals) -> None:
+    with Top(watched) as top:
+        top.read_pictures(1)
+        top.process.send_signal(number)
+        assert top.finish() == 128 + number
+    assert watched.stop() == 0
+
+
+def test_a_monitor_that_stands_still_is_not_waited_for(watched: Server) -> None:
+    monitor = monitors(watched)[-1]
+    with Top(watched) as top:
+        top.read_pictures(1)
+        os.kill(monitor, signal.SIGSTOP)
+        try:
+            orders = [
+                subprocess.Popen(
+                    command(*words, CONTROL),
+                    cwd=watched.directory,
+                    env=surroundings(),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for words in (["status"], ["stop"], ["reload"])
+            ]
+            done = [(process.communicate(timeout=PATIENCE_S)[1], process.returncode) for process in orders]
+            assert top.finish() == 4
+        finally:
+            os.kill(monitor, signal.SIGCONT)
+    assert done == [(f"fastmilter: {watched.directory / 'control'}: no answer within 5 s\n", 4)] * 3
+    assert control(watched)["status"]["state"] == "serving", "orders whose givers have gone are not carried out"
+    assert watched.stop() == 0
 
 
 def test_top_needs_a_terminal_and_a_server(server: Server) -> None:
