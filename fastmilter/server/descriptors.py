@@ -65,16 +65,28 @@ def provide(settings: Settings) -> None:
     why = shortage(settings, hard)
     if why is not None and settings.max_connections_per_worker:
         raise ConfigError(why)
-    needed = _needed(settings, connections_of_a_worker(settings, hard))
-    if soft < needed:
-        wanted = min(needed, hard)
+    _raise_to(_needed(settings, connections_of_a_worker(settings, hard)), soft, hard)
+
+
+def make_room_for(workers: int) -> None:
+    """Raise the soft limit to what a master of so many workers needs, as far as it may."""
+    _raise_to(_of_master(workers), *_limits())
+
+
+def _raise_to(needed: int, soft: int, hard: int) -> None:
+    wanted = min(needed, hard)
+    if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         log.debug("open files of each process: %d instead of %d", wanted, soft)
 
 
 def _needed(settings: Settings, connections: int) -> int:
     """Return how many descriptors the busiest process needs: a worker, or the master of many."""
-    return max(connections + RESERVED + len(settings.listen), _MASTER_OWN + _MASTER_PER_WORKER * settings.workers)
+    return max(connections + RESERVED + len(settings.listen), _of_master(settings.workers))
+
+
+def _of_master(workers: int) -> int:
+    return _MASTER_OWN + _MASTER_PER_WORKER * workers
 
 
 def _limits() -> tuple[int, int]:

@@ -30,6 +30,7 @@ from fastmilter.errors import ConfigError
 from fastmilter.server import channel, counters, decisions, ends, policy, privileges, systemd, titles, upgrade
 from fastmilter.server._orphan import shut_down_when_orphaned
 from fastmilter.server.child import Child, WorkerClass, open_pidfd
+from fastmilter.server.descriptors import make_room_for
 from fastmilter.server.listen import Listener
 from fastmilter.server.load import Target, load_filter
 from fastmilter.server.log_file import STDERR, open_log_file
@@ -462,6 +463,7 @@ class Supervisor:
 
     def _spawn(self, spawn: decisions.Spawn) -> list[decisions.Action]:
         self._slots.clear(spawn.slot)
+        make_room_for(self._policy.wanted)
         pipe = None
         try:
             made = pipe = StackPipe()

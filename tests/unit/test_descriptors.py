@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from fastmilter.errors import ConfigError
-from fastmilter.server.descriptors import CONNECTIONS, RESERVED, connections_of_a_worker, provide, shortage
+from fastmilter.server.descriptors import (
+    CONNECTIONS,
+    RESERVED,
+    connections_of_a_worker,
+    make_room_for,
+    provide,
+    shortage,
+)
 from fastmilter.server.settings import Settings, load_settings
 
 
@@ -75,3 +82,12 @@ def test_providing_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
         provide(settings())
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert caplog.records == []
+
+
+def test_a_master_of_more_workers_than_planned_gets_what_it_needs(soft_limit: int) -> None:
+    make_room_for(10)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == soft_limit
+    make_room_for(100)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 64 + 6 * 100
+    make_room_for(10)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 64 + 6 * 100
