@@ -169,7 +169,7 @@ def test_stop_finishes_sessions_and_returns_when_the_server_is_gone(server: Serv
             text=True,
         )
         server.wait_log("draining all workers")
-        assert control(server)["status"]["state"] == "stopping"
+        wait_until(lambda: control(server)["status"]["state"] == "stopping", "it is told")  # the log is written first
         shown = ask(server, "status")
         assert (shown.status, "takes no new connections" in shown.out) == (1, True)
         assert not control(server, "reload")["ok"]
