@@ -10,6 +10,7 @@ connections). Control: one JSON object a line, see ``fastmilter.server.control``
 """
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -132,6 +133,8 @@ class Monitor:
         except BlockingIOError:
             return  # a monitor that leaves was faster
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                return  # the master has shut it down, and lets go of us in a moment
             log.error("the monitor cannot accept a connection: %s", error)
             threading.Event().wait(_PAUSE_S)  # out of descriptors: who is being served gives some back
             return

@@ -47,6 +47,7 @@ cdef class Worker:
     cdef object _buffer
     cdef object _room
     cdef bint _listening
+    cdef bint _is_shut
     cdef Py_ssize_t _may_have
     cdef object _accept_again_at
     cdef double _next_tick

@@ -117,6 +117,7 @@ class Worker:
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
         self._listening = False
+        self._is_shut = False
         self._may_have = 0  # connections, although that is more than its share
         self._accept_again_at: float | None = None
         self._next_tick = 0.0
@@ -254,11 +255,12 @@ class Worker:
         except ConnectionAbortedError:
             return  # the MTA has gone again
         except OSError as error:
-            self._tally.add(Count.ACCEPT_FAILURES)
-            if error.errno not in _SHORTAGE:
-                log.error("cannot accept a connection: %s", error)
+            if error.errno == errno.EINVAL and not self._is_shut:
+                self._is_shut = True  # the master has shut it down, and tells why in a moment
             else:
-                log.error("cannot accept a connection for now: %s; raise the limits of this process", error.strerror)
+                self._tally.add(Count.ACCEPT_FAILURES)
+                hint = "; raise the limits of this process" if error.errno in _SHORTAGE else ""
+                log.error("cannot accept a connection for now: %s%s", error.strerror, hint)
             self._leave_listeners()
             self._accept_again_at = self._next_tick = now + ACCEPT_PAUSE_S
             return
