@@ -9,6 +9,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -67,8 +68,28 @@ class Parser(argparse.ArgumentParser):
         self.error(f"there is no option {word}" + (f"; did you mean {close[0]}?" if close else ""))
 
 
+_INVISIBLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What has no place in a line: it would end it, steer the terminal, turn the text around, or is no character."""
+
+
+def shown_safely(text: str) -> str:
+    r"""Return a text for the log: all of it visible, and no line after the first can be taken for a record's first.
+
+    >>> print(shown_safely("got \x1b[31m\n2026-11-22T22:04:51.123+0000 info forged\udcff"))
+    got \x1b[31m
+      2026-11-22T22:04:51.123+0000 info forged\udcff
+    """
+    if text.isprintable():
+        return text
+    visible = _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return visible.replace("\n", "\n  ")
+
+
 class LogFormat(logging.Formatter):
-    """``2026-11-22T22:04:51.123+0000 warning fastmilter.server.worker: text key=value``."""
+    """``2026-11-22T22:04:51.123+0000 warning fastmilter.server.worker: text key=value``.
+
+    What filters log may be what somebody sent them, and so may the texts of exceptions: see ``shown_safely``.
+    """
 
     def __init__(self, *, stamped: bool = True) -> None:
         """Set the pattern; without the time (``stamped``) for who notes it anyway."""
@@ -83,15 +104,20 @@ class LogFormat(logging.Formatter):
         """Return the line of a record."""
         record.lowercase = record.levelname.lower()
         record.end = getattr(record, "end_of_line", "")  # what a record of a filter is about
-        return super().format(record)
+        return shown_safely(super().format(record))
 
 
 class JsonFormat(LogFormat):
     """``{"time": "...", "level": "warning", "logger": "fastmilter.server.worker", "message": "...", "pid": 4711}``."""
 
+    def __init__(self, *, most_bytes: int | None = None) -> None:
+        """Cut long texts, so that a line is at most ``most_bytes``; by default none is cut."""
+        super().__init__()
+        self._most_bytes = most_bytes
+
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record; the traceback of an exception is in it as ``exception``."""
-        import json  # here: most servers do without
+        """Return the line of a record; a traceback is in it as ``exception``, ``stack_info`` as ``stack``."""
+        from fastmilter.server.json_line import json_line  # here: most servers do without
 
         fields: dict[str, object] = {
             "time": self.formatTime(record),
@@ -103,7 +129,9 @@ class JsonFormat(LogFormat):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        return json_line(fields, self._most_bytes)
 
 
 def open_standard_descriptors() -> None:
@@ -120,13 +148,16 @@ def open_standard_descriptors() -> None:
 def set_up_logging(level: str, *, as_json: bool = False, syslog: "Syslog | None" = None) -> None:
     """Write log records of ``level`` and above to standard error or syslog; only commands do that, no library."""
     handler: logging.Handler
+    most_bytes: int | None = None
     if syslog is None:
         handler = PatientHandler(sys.stderr)
     else:
-        from fastmilter.server.syslog_handler import SyslogHandler  # here: no other command needs it
+        from fastmilter.server.syslog import MOST_BYTES_OF_TEXT  # here: no other command needs it
+        from fastmilter.server.syslog_handler import SyslogHandler
 
         handler = SyslogHandler(syslog)
-    handler.setFormatter(JsonFormat() if as_json else LogFormat(stamped=syslog is None))
+        most_bytes = MOST_BYTES_OF_TEXT
+    handler.setFormatter(JsonFormat(most_bytes=most_bytes) if as_json else LogFormat(stamped=syslog is None))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 

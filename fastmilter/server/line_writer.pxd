@@ -29,6 +29,7 @@ cdef class LineWriter:
     @cython.locals(size=Py_ssize_t, first=bytes, piece=list)
     cdef bytes _next_piece(self)
     cdef Py_ssize_t _write(self, bytes piece) except -1
+    cdef Py_ssize_t _send(self, bytes piece) except -1
     @cython.locals(count=Py_ssize_t)
     cdef Py_ssize_t _splice(self, bytes piece) except -1
 

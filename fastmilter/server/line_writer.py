@@ -15,6 +15,7 @@ A write of at most PIPE_BUF bytes to a pipe is one piece for whoever reads it, a
 inherited. Only whole lines are written together.
 """
 
+import errno
 import os
 import select
 import stat
@@ -84,14 +85,17 @@ class LineWriter:
             self.is_blocked = False
         except OSError as error:
             self.is_blocked = isinstance(error, BlockingIOError)
-        if not self._overflows or self.waiting > self._limit // 2:
+        if not self._lost or (self._overflows and self.waiting > self._limit // 2):
             return 0
         self._overflows = False
         lost, self._lost = self._lost, 0
         return lost
 
     def drain(self, seconds: float) -> int:
-        """Write what waits, for so many seconds at most if the reader is slow; return what ``flush`` does."""
+        """Write what waits, for so many seconds at most if the reader is slow; return how many lines were lost.
+
+        Those that wait still are: it is the end. What may have been written in part stays.
+        """
         deadline = time.monotonic() + seconds
         lost = 0
         while self.waiting:
@@ -100,6 +104,13 @@ class LineWriter:
             if not self.is_blocked or left <= 0:
                 break
             self._room.poll(left * 1000)
+        if not self._most and self._piece:  # a datagram, of which nothing has left
+            self._lost += 1
+            self._piece = b""
+        lost += self._lost + len(self._lines)
+        self._lines.clear()
+        self.waiting = len(self._piece)
+        self._lost, self._overflows = 0, False
         return lost
 
     def close(self) -> None:
@@ -130,12 +141,22 @@ class LineWriter:
         if self._is_file:
             return os.write(self.descriptor, piece)
         if self._is_socket:
-            return send_now(self.descriptor, piece)
+            return self._send(piece)
         if self._own_pipe is not None:
             return self._splice(piece)
         if not self._room.poll(0):
             raise BlockingIOError
         return os.write(self.descriptor, piece)
+
+    def _send(self, piece: bytes) -> int:
+        try:
+            return send_now(self.descriptor, piece)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+        # No datagram of this socket can be as long. What never leaves must not hold up what is behind it.
+        self._lost += piece.count(b"\n") if self._most else 1
+        return len(piece)
 
     def _splice(self, piece: bytes) -> int:
         assert self._own_pipe is not None

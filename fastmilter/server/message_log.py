@@ -18,16 +18,19 @@ from fastmilter.replies import CONTINUE, Verdict
 from fastmilter.server._sockets import Poller
 from fastmilter.server.line_writer import LineWriter
 from fastmilter.server.settings import Settings
-from fastmilter.server.syslog import Syslog, SyslogWriter
+from fastmilter.server.syslog import TOOK_NO_MORE, Syslog, SyslogWriter, tell_on_stderr
 
 _MOST_OF_SENDER: Final = 256  # bytes of a path, RFC 5321 section 4.5.3.1.3
 _MOST_OF_HELO: Final = 80
 _MOST_OF_CLIENT: Final = 80
 _MOST_OF_QUEUE_ID: Final = 40
-# A byte is at most 6 characters when quoted (\udcff), a character at most 10: so a line is below PIPE_BUF of Linux.
+# A byte is at most 6 characters when quoted (\udcff), a character at most 10; in JSON 7 (\\udcff) and 12. So a line is
+# below PIPE_BUF of Linux, but for the head of syslog, where each is a datagram.
 
 CLOSE_S: Final = 1.0
 """How long a worker that leaves waits for a reader that is slow."""
+TELL_S: Final = 0.2
+"""How long it waits then, to tell how many lines were lost."""
 
 _STDERR: Final = 2
 _LOGGER: Final = "fastmilter.message"
@@ -135,10 +138,10 @@ class MessageLog:
         self._put_json("info", {**fields, "edits": edits, "ms": tenths / 10})
 
     def _put_json(self, level: str, fields: dict[str, object]) -> None:
-        import json  # here: most servers do without
+        from fastmilter.server.json_line import json_line  # here: most servers do without
 
         head = {"time": self._stamp(), "level": level, "logger": _LOGGER}
-        line = json.dumps({**head, **fields, "worker": self._number, "pid": os.getpid()}, ensure_ascii=True)
+        line = json_line({**head, **fields, "worker": self._number, "pid": os.getpid()})
         before = "" if self._syslog is None else self._syslog.head(level)
         self._writer.put((before + line).encode() + b"\n")
 
@@ -159,10 +162,12 @@ class MessageLog:
                 self._poller.remove(writer.descriptor)
 
     def close(self) -> None:
-        """Write what was noted; wait for a slow reader, but not for ever."""
+        """Write what was noted; wait for a slow reader, but not for ever, and tell it what it missed."""
         lost = self._writer.drain(CLOSE_S)
         if lost:
             self._tell(lost)
+            if self._writer.drain(TELL_S) and self._syslog is not None:
+                tell_on_stderr(f"{TOOK_NO_MORE}: lines of messages are missing lost={lost}{self._tail}")
         self._writer.close()
 
     def _tell(self, lost: int) -> None:

@@ -15,11 +15,16 @@ from fastmilter.server.line_writer import LineWriter
 DAEMON: Final = "/dev/log"
 MOST_BYTES: Final = 8192
 """The most of a line that is sent: what daemons take by default."""
+MOST_BYTES_OF_TEXT: Final = MOST_BYTES - 64
+"""What of that is left for the text: ``Syslog.head`` returns at most 42 characters."""
+TOOK_NO_MORE: Final = "the syslog daemon took no more"
+"""How a line begins that tells how much is missing."""
 
 FACILITIES: Final = {"user": 1, "mail": 2, "daemon": 3, **{f"local{number}": 16 + number for number in range(8)}}
 _SEVERITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TAG: Final = "fastmilter"
+_STDERR: Final = 2
 
 
 class Syslog(NamedTuple):
@@ -49,6 +54,17 @@ def parse_syslog(value: object) -> Syslog:
             f" or the same with @/path of the daemon's socket"
         )
     return Syslog(facility, path or DAEMON)
+
+
+def tell_on_stderr(text: str) -> None:
+    """Say at the end what the daemon does not take, if that can be said without waiting."""
+    try:
+        writer = LineWriter(_STDERR)
+    except OSError:  # it is closed
+        return
+    writer.put(f"fastmilter: {text.rstrip()}\n".encode())
+    writer.flush()
+    writer.close()
 
 
 class SyslogWriter(LineWriter):

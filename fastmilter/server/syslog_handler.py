@@ -5,10 +5,12 @@ import os
 from typing import Final
 
 from fastmilter.errors import ConfigError
-from fastmilter.server.syslog import Syslog, SyslogWriter
+from fastmilter.server.syslog import TOOK_NO_MORE, Syslog, SyslogWriter, tell_on_stderr
 
 CLOSE_S: Final = 1.0
 """How long a process that ends waits for a daemon that is slow."""
+TELL_S: Final = 0.2
+"""How long it waits then, to tell how many records were lost."""
 
 
 def send_what_waits() -> None:
@@ -53,9 +55,13 @@ class SyslogHandler(logging.Handler):
     def _send(self) -> None:
         lost = self._writer.flush()
         if lost:
-            text = "the syslog daemon took no more: records are missing"
-            self._put("warning", f"warning {__name__}: {text} lost={lost}")
+            self._tell(lost)
             self._writer.flush()
+
+    def _tell(self, lost: int) -> None:
+        text = f"{TOOK_NO_MORE}: records are missing lost=%d"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (lost,), None)
+        self._put("warning", self.format(record))
 
     def _begin_in_child(self) -> None:
         """Begin anew after a fork: what waited then is sent by the parent, and would come twice."""
@@ -68,8 +74,12 @@ class SyslogHandler(logging.Handler):
         self._writer.put((self._syslog.head(level) + text).encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
-        """Send what waits; wait for a slow daemon, but not for long."""
+        """Send what waits, and tell what was lost; wait for a slow daemon, but not for long."""
         self._begin_in_child()
-        self._writer.drain(CLOSE_S)
+        lost = self._writer.drain(CLOSE_S)
+        if lost:
+            self._tell(lost)
+            if self._writer.drain(TELL_S):
+                tell_on_stderr(f"{TOOK_NO_MORE}: records are missing lost={lost} pid={self._pid}")
         self._writer.close()
         super().close()

@@ -53,8 +53,14 @@ class LateTask(Late):
     async def on_rcpt(self, recipient, params):
         await asyncio.sleep(30)
 
+class Gullible(Filter):
+    def on_header(self, name, value):
+        log.warning("got %s", value)
+        raise ValueError(value)
+
 stop = threading.Event()
 """
+FORGED = "2026-11-22T22:04:51.123+0000 info fastmilter.message: qid='4Forged'"
 
 
 def play(client: Client, name: str, queue_id: str, port: int) -> None:
@@ -77,7 +83,7 @@ def test_lines_tell_what_they_are_about(server: Server, kind: str) -> None:
         client = rf"client='192\.0\.2\.1:{port}'"
         server.wait_log(rf"info tagger: helo {name}\.example pid=\d+ {client}\n")
         server.wait_log(rf"warning tagger: rcpt {name}@example\.net pid=\d+ qid='{queue_id}' {client}\n")
-        server.wait_log(rf"error tagger: failed {name}@example\.net pid=\d+ qid='{queue_id}' {client}\nTraceback")
+        server.wait_log(rf"error tagger: failed {name}@example\.net pid=\d+ qid='{queue_id}' {client}\n  Traceback")
     server.wait_log(r"warning tagger: stranger\n", 2)
     assert re.search(r"tagger: imported\n", server.log())
     assert server.stop() == 0
@@ -109,4 +115,22 @@ def test_the_same_as_json(server: Server) -> None:
     assert (line["logger"], line["qid"], line["client"]) == ("tagger", "4First", "192.0.2.1:1001")
     (line,) = [line for line in lines if line["message"] == "stranger"]
     assert "qid" not in line
+    assert server.stop() == 0
+
+
+def test_nobody_who_sends_mail_writes_lines_of_the_log(server: Server) -> None:
+    server.filter.write_text(FILTER)
+    server.start("--workers=1", target="tagger:Gullible")
+    with server.client() as client:
+        play(client, "one.example", "4First", 1001)
+        client.rcpt("one@example.net")
+        client.data()
+        client.header("X-Hostile", f"\x1b[31mhi\n{FORGED}\u2028{FORGED}")
+        client.end_of_headers()
+        client.end_of_message()
+    shown = rf"\\x1b\[31mhi\n  {FORGED}\\u2028{FORGED}".replace("+", r"\+")
+    server.wait_log(rf"warning tagger: got {shown} pid=")
+    server.wait_log(rf"\n  ValueError: {shown}\n")
+    assert "\x1b" not in server.log()
+    assert not re.search(rf"^{re.escape(FORGED)}", server.log(), re.MULTILINE)
     assert server.stop() == 0

@@ -70,7 +70,7 @@ def test_facility_severity_name_and_process_are_found(server: Server, tmp_path: 
         with Client(serve(server, daemon)) as client:
             begin(client, "odd@example.org")
             complete(client)
-        (warning,) = daemon.wait(r"mail\.warning fastmilter (\d+) warning tagger: two#012lines, café pid=(\d+) .*")
+        (warning,) = daemon.wait(r"mail\.warning fastmilter (\d+) warning tagger: two#012  lines, café pid=(\d+) .*")
         (message,) = daemon.wait(
             r"mail\.info fastmilter (\d+) info fastmilter\.message: .* from='odd@example\.org' .* pid=(\d+)"
         )

@@ -80,7 +80,7 @@ def serve(server: Server, daemon: Daemon, *options: str) -> str:
 def test_all_lines_go_there_each_with_its_priority(server: Server, daemon: Daemon) -> None:
     with Client(serve(server, daemon)) as client:
         whole_message(client)
-    (line,) = daemon.wait(r"warning tagger: from a@example\.org\nof caf\\udce9 pid=\d+ client='192\.0\.2\.1:25'")
+    (line,) = daemon.wait(r"warning tagger: from a@example\.org\n  of caf\\udce9 pid=\d+ client='192\.0\.2\.1:25'")
     assert line[1] == "20", "mail.warning"
     message = r"info fastmilter\.message: qid=.* client=.* from='a@example\.org' .* verdict=continue .* pid=\d+"
     (line,) = daemon.wait(message)

@@ -71,7 +71,7 @@ def hang(server: Server, how: str) -> Client:
 def test_a_callback_that_stands_still_is_reported_with_its_stack(stuck: Server, how: str, lines: list[str]) -> None:
     stuck.start("--workers=2", SOON, target="stuck:Stuck")
     client = hang(stuck, how)
-    (report,) = stuck.wait_log(REPORT + r".*\nstack, innermost call first:\n(?:  .*\n)+")
+    (report,) = stuck.wait_log(REPORT + r".*\n  stack, innermost call first:\n(?:    .*\n)+")
     text = report[0]
     first = text.split("\n")[0]
     assert "blocking = True" in first
@@ -125,7 +125,7 @@ def test_a_plain_callback_of_an_async_filter_holds_up_its_loop_too(stuck: Server
     stuck.start("--workers=1", SOON, target="stuck:StuckAsync")
     client = hang(stuck, "sleep")
     where = rf'File "{stuck.directory}/stuck\.py", line {line_of("sleeps")}, in on_header'
-    stuck.wait_log(rf"stands still: StuckAsync\.on_header has run for .* qid='{QUEUE_ID}'\nstack.*\n  {where}")
+    stuck.wait_log(rf"stands still: StuckAsync\.on_header has run for .* qid='{QUEUE_ID}'\n  stack.*\n    {where}")
     (stuck.directory / "release").touch()
     assert client.end_of_message()[0].kind == "continue"
     client.close()

@@ -50,7 +50,7 @@ class Judge:
 
     def _judge_log(self) -> None:
         wrong = re.findall(r".*(?:internal error|are left without|asyncio: |suspended for).*", self._log)
-        wrong += re.findall(r"(?:(?<=\n)|^)[\w.]*(?:Error|Exception)\b.*", self._log)
+        wrong += re.findall(r"(?:(?<=\n)|^) *[\w.]*(?:Error|Exception)\b.*", self._log)
         wrong += re.findall(r".* error fastmilter.*", self._log)
         if wrong:
             raise Fault(f"the log says: {wrong[0].strip()}")

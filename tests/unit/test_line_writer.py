@@ -148,6 +148,22 @@ def test_the_wait_at_the_end_has_an_end(pipe: tuple[int, int]) -> None:
     assert writer.waiting > 0
 
 
+@pytest.mark.parametrize("limit", [2000, 20_000])
+def test_what_is_lost_is_told_at_the_end_however_little_is_free(pipe: tuple[int, int], limit: int) -> None:
+    """That which still waits then, too: its writer leaves."""
+    writer = LineWriter(pipe[1], limit=limit)
+    put_all(writer, lines(300))
+    lost = writer.drain(0)
+    received = read_now(pipe[0])
+    writer.flush()
+    received += read_now(pipe[0])
+    assert (writer.waiting, lost) == (0, 300 - received.count(b"\n"))
+    assert lost >= 300 - limit // 100
+    writer.put(b"the next\n")
+    assert writer.drain(SOON_S) == 0, "it is told once"
+    assert read_now(pipe[0]) == b"the next\n"
+
+
 def test_close_gives_back_what_it_opened(pipe: tuple[int, int]) -> None:
     before = os.listdir("/proc/self/fd")
     writer = LineWriter(pipe[1])
@@ -170,6 +186,20 @@ def test_a_socket_is_not_waited_for_and_stays_as_it_was() -> None:
             received += read_now(far.fileno())
             writer.flush()
         assert received + read_now(far.fileno()) == b"".join(lines(10_000))
+
+
+def test_a_datagram_that_is_too_long_for_the_socket_holds_up_nothing() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # gets the least there is
+        size = near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        writer = LineWriter(near.fileno(), together=False)
+        put_all(writer, [b"before\n", b"x" * size, b"after\n"])
+        assert (writer.flush(), writer.waiting) == (1, 0)
+        assert (far.recv(100), far.recv(100)) == (b"before\n", b"after\n")
+        writer.put(b"next\n")
+        assert writer.flush() == 0, "it is told once"
+        assert far.recv(100) == b"next\n"
 
 
 def test_a_file_gets_all_at_once(tmp_path: Path) -> None:

@@ -1,23 +1,32 @@
 """The message log: what a line says, and that nobody outside can make it say something else."""
 
 import ast
+import fcntl
+import json
 import logging
 import os
 import re
+import select
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fastmilter import ACCEPT, CONTINUE, DISCARD, REJECT, TEMPFAIL, Verdict, codec, reply
 from fastmilter.commands import LogFormat
 from fastmilter.conversation import Conversation
+from fastmilter.server import message_log
 from fastmilter.server.line_writer import LineWriter
 from fastmilter.server.message_log import MessageLog, quoted
 from fastmilter.server.poller import best_poller
+from fastmilter.server.syslog import Syslog, SyslogWriter
 from tests.support.playing import ABORT, BODY, DATA, EOH, EOM, HEADER, QUIT, RCPT, Mta, everything, made
 
 PIPE_BUF = 4096
+SOON_S = 10.0
 CONNECT = codec.Connect(b"client.example", b"4", 40522, b"192.0.2.25")
 HELO = codec.Helo(b"client.example")
 MAIL = codec.MailFrom(b"<ann@from.example>")
@@ -39,6 +48,10 @@ class Log:
 
     def lines(self) -> list[str]:
         """What was noted since the last call, as lines without what is the same in all."""
+        return [without_frame(line) for line in self.raw_lines()]
+
+    def raw_lines(self) -> list[str]:
+        """What was noted since the last call."""
         self.log.flush()
         os.set_blocking(self.source, False)
         data = b""
@@ -50,7 +63,7 @@ class Log:
         assert data[-1:] in (b"", b"\n")
         lines = data.split(b"\n")[:-1]
         assert all(len(line) < PIPE_BUF for line in lines)
-        return [without_frame(line.decode()) for line in lines]
+        return [line.decode() for line in lines]
 
 
 def without_frame(line: str) -> str:
@@ -210,17 +223,55 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value[:20]))
-def test_hostile_values_stay_within_their_quotes(log: Log, value: bytes) -> None:
-    bare = value.replace(b"\0", b"")[:60_000]  # NUL ends a string on the wire
-    Logged(log).send(
-        codec.Connect(b"client.example", b"4", 40522, bare),
-        codec.Helo(bare),
-        codec.MailFrom(b"<" + bare + b">"),
-        codec.Macros(b"R", ((b"i", bare),)),
+def without_nul(value: bytes) -> bytes:
+    """What of a value there can be on the wire."""
+    return value.replace(b"\0", b"")[:60_000]
+
+
+def said_everywhere(value: bytes) -> tuple[codec.Command, ...]:
+    """A message with ``value`` wherever something from outside is logged."""
+    return (
+        codec.Connect(b"client.example", b"4", 40522, value),
+        codec.Helo(value),
+        codec.MailFrom(b"<" + value + b">"),
+        codec.Macros(b"R", ((b"i", value),)),
         RCPT,
         ABORT,
     )
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value[:20]))
+def test_hostile_values_are_json_for_the_strictest_parser(log: Log, value: bytes) -> None:
+    log.log = MessageLog(2, log.writer, log.poller, as_json=True)
+    bare = without_nul(value)
+    Logged(log, peer="2001:db8:1111:2222:3333:4444:5555:6666").send(*said_everywhere(bare))
+    (line,) = log.raw_lines()
+    fields = json.loads(line)
+    assert "client" in fields
+    json.dumps(fields, ensure_ascii=False).encode()  # which no lone surrogate lets pass
+    text = bare.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+    assert all(text.startswith(fields[name]) for name in ("qid", "helo", "from"))
+
+
+def test_the_longest_line_of_json_leaves_in_one_piece(log: Log) -> None:
+    log.log = MessageLog(999, log.writer, log.poller, as_json=True)
+    character, byte = "\U0001f4e8".encode() * 300, b"\xff" * 300
+    Logged(log, peer="2001:db8:1111:2222:3333:4444:5555:6666").send(
+        codec.Connect(b"client.example", b"4", 40522, character),
+        codec.Helo(byte),
+        codec.MailFrom(b"<" + byte + b">"),
+        codec.Macros(b"R", ((b"i", character),)),
+        RCPT,
+        ABORT,
+    )
+    (line,) = log.raw_lines()  # which looks at its length
+    assert len(line) > PIPE_BUF - 100
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value[:20]))
+def test_hostile_values_stay_within_their_quotes(log: Log, value: bytes) -> None:
+    bare = without_nul(value)
+    Logged(log).send(*said_everywhere(bare))
     (line,) = log.lines()
     assert line.isprintable()
     quotes = r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
@@ -264,3 +315,43 @@ def test_lines_that_were_lost_are_told_at_the_end_too(log: Log) -> None:
     log.log.close()
     *lines, last = log.lines()
     assert last.endswith(f" lost={100 - len(lines)}")
+
+
+def test_lines_that_were_lost_are_told_to_a_reader_that_is_slow_at_the_end(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than half of what waits has left by then; the rest is lost, too."""
+    monkeypatch.setattr(message_log, "CLOSE_S", 0.0)
+    monkeypatch.setattr(message_log, "TELL_S", SOON_S)
+    fcntl.fcntl(log.sink, fcntl.F_SETPIPE_SZ, PIPE_BUF)
+    mta = Logged(log)
+    for _ in range(200):
+        mta.send(MAIL, ABORT)
+    closing = threading.Thread(target=log.log.close)
+    closing.start()
+    lines: list[str] = []
+    deadline = time.monotonic() + SOON_S
+    while not any(" lost=" in line for line in lines) and time.monotonic() < deadline:
+        select.select([log.source], [], [], SOON_S)
+        lines += os.read(log.source, PIPE_BUF).decode().splitlines()
+    closing.join()
+    *told, last = lines
+    assert f" lost={200 - len(told)} " in last
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_lines_that_were_lost_to_a_daemon_that_has_gone_are_told_on_standard_error(
+    log: Log, tmp_path: Path, capfd: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    syslog = Syslog("mail", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(syslog.path)
+        without_daemon = MessageLog(2, SyslogWriter(syslog), log.poller, as_json=as_json, syslog=syslog)
+    log.log, before = without_daemon, log.log
+    mta = Logged(log)
+    for _ in range(3):
+        mta.send(MAIL, ABORT)
+    without_daemon.close()
+    log.log = before
+    text = "the syslog daemon took no more: lines of messages are missing lost=3 worker=2"
+    assert capfd.readouterr().err == f"fastmilter: {text} pid={os.getpid()}\n"
