@@ -6,6 +6,7 @@ loop, their driver says when one begins and ends (``begin_timing``, ``end_timing
 """
 
 import heapq
+import logging
 import sys
 import time
 from collections.abc import Iterable
@@ -14,7 +15,9 @@ from typing import Any, Final
 from fastmilter.constants import STEPS
 from fastmilter.conversation import Conversation
 from fastmilter.replies import Verdict, VerdictKind
-from fastmilter.server.counters import MOST_GUARDS, MOST_SHOWN, GuardState, Tally
+from fastmilter.server.counters import MOST_GUARDS, MOST_SHOWN, NO_STATE, GuardState, ShownGuard, Tally
+
+log: Final = logging.getLogger(__name__)
 
 _CONTINUE = VerdictKind.CONTINUE
 _CALLED: Final = tuple(f"on_{step}" for step in STEPS)
@@ -70,12 +73,31 @@ def show_in_flight(tally: Tally, conversations: Iterable[Counted]) -> None:
 
 
 def show_guards(tally: Tally) -> None:
-    """Show the guards of the filter, if it has any."""
-    guard = sys.modules.get("fastmilter.guard")  # else nobody has made one
-    if guard is not None:
-        for place, each in enumerate(guard.statistics()[:MOST_GUARDS]):
-            counts = (each.calls, each.failures, each.refused, each.opened)
-            tally.show_guard(place, each.name, _STATES[each.state], each.running, counts)
+    """Show the guards of the filter, if it has any: those of one name as one, with what those that are gone counted."""
+    guard = sys.modules.get("fastmilter.guard")
+    if guard is None:  # nobody has made one
+        return
+    named: dict[str, dict[int, Any]] = {}
+    with guard._guards_lock:
+        for each in guard._guards:
+            named.setdefault(each.name, {})[each._number] = each
+    for name in sorted(named.keys() - tally.guards.keys()):
+        _give_place(tally, name)
+    for name, shown in tally.guards.items():
+        living = {number: each.statistics() for number, each in named.get(name, {}).items()}
+        counts = {number: (each.calls, each.failures, each.refused, each.opened) for number, each in living.items()}
+        state = _STATES[living[max(living)].state] if living else NO_STATE  # of the latest
+        running = sum([each.running for each in living.values()])
+        tally.show_guard(shown.place, name, state, running, shown.count(counts))
+
+
+def _give_place(tally: Tally, name: str) -> None:
+    place = len(tally.guards)
+    if place < MOST_GUARDS:
+        tally.guards[name] = ShownGuard(place)
+    elif not tally.is_short_of_places:
+        tally.is_short_of_places = True
+        log.warning("more than %d names of guards: metrics and status lack those beyond, such as %s", MOST_GUARDS, name)
 
 
 def _began(conversation: Counted) -> float:

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 cdef object _CONTINUE
 cdef Py_ssize_t _REPLY, _DROPPED, _OTHER, _IN_MESSAGE, _EDITS
 cdef Py_ssize_t _KINDS, _CLASSES, _TIMES, _OUTCOMES_AT, _VERDICTS_AT, _EXCEPTIONS_AT, _TIMES_AT
-cdef Py_ssize_t _GAUGES_AT, _SHOWN_AT, _SHOWN_WORDS
+cdef Py_ssize_t _GAUGES_AT, _SHOWN_AT, _SHOWN_VERSION_AT, _ROWS_AT, _SHOWN_WORDS
 
 
 cdef Py_ssize_t _outcome(verdict) except -1
@@ -15,6 +15,8 @@ cdef Py_ssize_t _outcome(verdict) except -1
 cdef class Tally:
     cdef readonly bint timed
     cdef readonly bint watched
+    cdef readonly dict guards
+    cdef public bint is_short_of_places
     cdef object _block
     cdef uint64_t[::1] _words
     cdef double[::1] _clocks

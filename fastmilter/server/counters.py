@@ -6,19 +6,25 @@ it writes. Every number is one aligned word of 64 bits. Counts stand in the fron
 stand gauges, the guards of the filter, the messages in flight, and a text.
 
 The master moves the counts of a dead worker while ``VERSION`` is odd; a reader that meets an odd or another version
-afterwards reads again. Times are seconds of ``time.monotonic()``, unless they say otherwise.
+afterwards reads again. The messages in flight have such a version in each block, of the worker in it. Times are seconds
+of ``time.monotonic()``, unless they say otherwise.
 
 Errors: ``IndexError`` for a slot that does not exist. What a reader finds may be a moment old, but makes sense.
 """
 
+import logging
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from fastmilter.negotiation import STEP_NUMBERS
 from fastmilter.plan import CALLBACKS
 from fastmilter.replies import CONTINUE, Verdict, VerdictKind
+
+log: Final = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 STEPS: Final = tuple(str(step) for step in STEP_NUMBERS)
 """The steps by their numbers."""
@@ -36,6 +42,7 @@ BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 """Upper bounds of the classes of callback time, in seconds; one more class is without a bound."""
 
 MOST_GUARDS: Final = 16
+"""How many guards a worker shows, by name."""
 MOST_SHOWN: Final = 20
 """How many messages in flight a worker shows: the oldest."""
 NAME_BYTES: Final = 32
@@ -97,6 +104,10 @@ class GuardState(IntEnum):
     OPEN = 2
 
 
+NO_STATE: Final = len(GuardState)
+"""Instead of one, of a guard that is gone: what it counted still counts."""
+
+
 class GuardCount(IntEnum):
     """What a guard counts."""
 
@@ -112,10 +123,15 @@ _GUARD_STATE: Final = NAME_BYTES // _WORD_BYTES
 _GUARD_RUNNING: Final = _GUARD_STATE + 1
 _GUARD_COUNTS: Final = _GUARD_STATE + 2
 _GUARD_WORDS: Final = _GUARD_COUNTS + len(GuardCount)
-_SHOWN_AT: Final = _GUARDS_AT + MOST_GUARDS * _GUARD_WORDS  # how many, then: queue id, callback, began
+_SHOWN_AT: Final = _GUARDS_AT + MOST_GUARDS * _GUARD_WORDS  # how many
+_SHOWN_VERSION_AT: Final = _SHOWN_AT + 1  # odd while the rows are written
+_ROWS_AT: Final = _SHOWN_AT + 2  # of each: queue id, callback, began
 _SHOWN_WORDS: Final = NAME_BYTES // _WORD_BYTES + 2
-_TEXT_AT: Final = _SHOWN_AT + 1 + MOST_SHOWN * _SHOWN_WORDS
+_TEXT_AT: Final = _ROWS_AT + MOST_SHOWN * _SHOWN_WORDS
 assert _TEXT_AT + TEXT_BYTES // _WORD_BYTES <= _BLOCK_WORDS
+
+MOST_KEPT_GUARDS: Final = (_BLOCK_WORDS - _GUARDS_AT) // _GUARD_WORDS
+"""How many guards of dead workers are kept, by name: all the block has room for, since nothing is in flight there."""
 
 
 class Of(IntEnum):
@@ -142,7 +158,8 @@ class Of(IntEnum):
 
 
 ENDS: Final = ("drained", "killed", "crashed", "failed", "config")
-"""Why a worker ended: asked to; by a signal of somebody; by one of its own fault; with an error status; with 78."""
+"""Why a worker ended: asked to; by a signal of somebody, be it the kernel or the master (``--kill-hung``); by one
+of its own fault; with an error status; with 78."""
 
 
 class State(IntEnum):
@@ -158,6 +175,7 @@ _NAMES: Final = [
     *(word.name for words in (Count, Gauge, GuardState, GuardCount, Of, State) for word in words),
     *(*STEPS, *CALLED, *OUTCOMES, *ENDS),
     *map(str, (*BUCKETS_S, MOST_GUARDS, MOST_SHOWN, NAME_BYTES, TEXT_BYTES, _BLOCK_WORDS)),
+    *map(str, (_GUARDS_AT, _SHOWN_AT, _SHOWN_VERSION_AT, _ROWS_AT, _TEXT_AT, MOST_KEPT_GUARDS)),
 ]
 LAYOUT: Final = " ".join(_NAMES)
 """What the memory means: two versions with the same text may share it."""
@@ -200,6 +218,24 @@ def _outcome(verdict: Verdict) -> int:
     return _REPLY + 1 if (verdict.code or 0) >= 500 else _REPLY
 
 
+class ShownGuard:
+    """What a worker shows of its guards of one name: a place for good, and the counts of all that there ever were."""
+
+    def __init__(self, place: int) -> None:
+        """Begin with no guard."""
+        self.place: Final = place
+        self._gone = [0] * len(GuardCount)
+        self._living: dict[int, list[int]] = {}
+
+    def count(self, living: Mapping[int, Sequence[int]]) -> list[int]:
+        """Return the sums, given the counts of the guards that live, each by a number that no other ever has."""
+        for number in self._living.keys() - living.keys():
+            self._gone = _sums(self._gone, self._living.pop(number))
+        for number, counts in living.items():  # a guard may take back a call, which would be a number that goes down
+            self._living[number] = list(map(max, self._living.get(number, counts), counts))
+        return _sums(self._gone, *self._living.values())
+
+
 class Tally:
     """A worker's block, for its worker: adds to counts, sets gauges. Never raises for a number."""
 
@@ -207,6 +243,10 @@ class Tally:
         """Write to ``block``. ``timed``: the time of callbacks is wanted; ``watched``: so is what is in flight."""
         self.timed = timed
         self.watched = watched
+        self.guards: Final[dict[str, ShownGuard]] = {}
+        """The guards that have a place, by name."""
+        self.is_short_of_places = False
+        """Whether it has been said that there are more."""
         self._block = block
         self._words = block.cast("Q")
         self._clocks = block.cast("d")
@@ -249,15 +289,18 @@ class Tally:
         self._words[start + _CLASSES] += int(max(seconds, 0.0) * 1e9)
 
     def show(self, place: int, queue_id: str, callback: str, began: float) -> None:
-        """Show a message in flight, the ``place``-th of the oldest."""
-        at = _SHOWN_AT + 1 + place * _SHOWN_WORDS
+        """Show a message in flight, the ``place``-th of the oldest; nobody reads it before ``set_shown``."""
+        self._words[_SHOWN_VERSION_AT] |= 1
+        at = _ROWS_AT + place * _SHOWN_WORDS
         _put(self._block, at, NAME_BYTES, queue_id)
         self._words[at + _SHOWN_WORDS - 2] = _CALLED_PLACES.get(callback, 0)
         self._clocks[at + _SHOWN_WORDS - 1] = began
 
     def set_shown(self, number: int, in_message: int) -> None:
         """Tell how many messages are shown, and how many are in flight."""
+        self._words[_SHOWN_VERSION_AT] |= 1
         self._words[_SHOWN_AT] = number
+        self._words[_SHOWN_VERSION_AT] += 1
         self._words[_GAUGES_AT + _IN_MESSAGE] = in_message
 
     def show_guard(self, place: int, name: str, state: int, running: int, counts: Sequence[int]) -> None:
@@ -291,6 +334,7 @@ class Counters:
         self._map = memoryview(mmap.mmap(-1, size_for(count))) if memory is None else memory
         self._server = self._block(0)
         self._retired = self._block(1)
+        self._is_short_of_places = False
 
     def _block(self, place: int) -> memoryview:
         size = _BLOCK_WORDS * _WORD_BYTES
@@ -335,15 +379,22 @@ class Counters:
         if not name:
             return
         kept, words = self._retired.cast("Q"), block.cast("Q")
-        for place in range(MOST_GUARDS):
-            here = _guard_at(place)
+        for place in range(MOST_KEPT_GUARDS):
+            here = _GUARDS_AT + place * _GUARD_WORDS
             known = _get(self._retired, here, NAME_BYTES)
             if known in ("", name):
                 _put(self._retired, here, NAME_BYTES, name)
                 for count in GuardCount:
                     kept[here + _GUARD_COUNTS + count] += words[at + _GUARD_COUNTS + count]
                 return
-        # More names than places over the life of a server: the counts of the rest end with their workers.
+        if not self._is_short_of_places:
+            self._is_short_of_places = True
+            log.warning(
+                "there have been more than %d names of guards: what those beyond count, such as %s, goes down in the "
+                "metrics when their workers end",
+                MOST_KEPT_GUARDS,
+                name,
+            )
 
     def set_of_server(self, what: Of, number: int) -> None:
         """Tell a number of the whole server."""
@@ -378,15 +429,13 @@ class Counters:
 
     def totals(self, slots: int) -> list[int]:
         """Return all counts of the first ``slots`` slots and of dead workers together; ``Totals`` tells them apart."""
-        sums: list[int] = []
-        for _ in range(_RETRIES):
-            version = self.of_server(Of.VERSION)
-            blocks = [self._retired, *(self._slot(slot) for slot in range(slots))]
-            columns = [block.cast("Q")[:_COUNTS].tolist() for block in blocks]
-            sums = [sum(column) for column in zip(*columns, strict=True)]
-            if version % 2 == 0 and version == self.of_server(Of.VERSION):
-                break
-        return sums  # else the master died or stands still in the middle of it
+        blocks = [self._retired, *(self._slot(slot) for slot in range(slots))]
+        return self._unmoved(lambda: _sums(*(block.cast("Q")[:_COUNTS].tolist() for block in blocks)))
+
+    def _unmoved(self, read: Callable[[], _T]) -> _T:
+        """Return what ``read`` does, with no count of a dead worker twice or not at all."""
+        found, _ = _whole(lambda: self.of_server(Of.VERSION), read)
+        return found  # not whole: the master died or stands still in the middle of it
 
     def counts(self, slot: int) -> list[int]:
         """Return the counts of one slot."""
@@ -397,27 +446,25 @@ class Counters:
         return self._slot(slot).cast("Q")[_GAUGES_AT + gauge]
 
     def in_flight(self, slot: int) -> list[Shown]:
-        """Return the oldest messages in flight of a worker, the oldest first."""
+        """Return the oldest messages in flight of a worker, the oldest first; none while it does not finish them."""
         block = self._slot(slot)
-        words, clocks = block.cast("Q"), block.cast("d")
-        shown = []
-        for place in range(min(words[_SHOWN_AT], MOST_SHOWN)):
-            at = _SHOWN_AT + 1 + place * _SHOWN_WORDS
-            callback = CALLED[min(words[at + _SHOWN_WORDS - 2], len(CALLED) - 1)]
-            shown.append(Shown(_get(block, at, NAME_BYTES), callback, clocks[at + _SHOWN_WORDS - 1]))
-        return sorted(shown, key=lambda each: each.since)
+        words = block.cast("Q")
+        shown, is_whole = _whole(lambda: words[_SHOWN_VERSION_AT], lambda: _rows_in(block))
+        return sorted(shown, key=lambda each: each.since) if is_whole else []
 
     def guards(self, slots: int) -> dict[str, GuardNumbers]:
         """Return the guards of the first ``slots`` slots by name, with what dead workers counted."""
+        return self._unmoved(lambda: self._guards(slots))
+
+    def _guards(self, slots: int) -> dict[str, GuardNumbers]:
         found: dict[str, GuardNumbers] = {}
-        blocks = [self._retired, *(self._slot(slot) for slot in range(slots))]
-        for number, block in enumerate(blocks):
-            for name, state, running, counts in _guards_in(block):
+        blocks = [(self._retired, MOST_KEPT_GUARDS), *((self._slot(slot), MOST_GUARDS) for slot in range(slots))]
+        for number, (block, most) in enumerate(blocks):
+            for name, state, running, counts in _guards_in(block, most):
                 known = found.get(name) or GuardNumbers((0,) * len(GuardState), 0, (0,) * len(GuardCount))
                 lives = number > 0
                 states = tuple(many + (lives and place == state) for place, many in enumerate(known.states))
-                sums = tuple(map(sum, zip(known.counts, counts, strict=True)))
-                found[name] = GuardNumbers(states, known.running + running * lives, sums)
+                found[name] = GuardNumbers(states, known.running + running * lives, tuple(_sums(known.counts, counts)))
         return found
 
 
@@ -457,10 +504,32 @@ def _guard_at(place: int) -> int:
     return _GUARDS_AT + place * _GUARD_WORDS
 
 
-def _guards_in(block: memoryview) -> Iterator[tuple[str, int, int, list[int]]]:
+def _sums(*columns: Sequence[int]) -> list[int]:
+    return [sum(column) for column in zip(*columns, strict=True)]
+
+
+def _whole(version: Callable[[], int], read: Callable[[], _T]) -> tuple[_T, bool]:
+    """Read until the version is even before and the same afterwards; tell also whether it came to that."""
+    for _ in range(_RETRIES):
+        before, found = version(), read()
+        if before % 2 == 0 and before == version():
+            return found, True
+    return found, False
+
+
+def _rows_in(block: memoryview) -> list[Shown]:
+    words, clocks = block.cast("Q"), block.cast("d")
+    shown = []
+    for place in range(min(words[_SHOWN_AT], MOST_SHOWN)):
+        at = _ROWS_AT + place * _SHOWN_WORDS
+        callback = CALLED[min(words[at + _SHOWN_WORDS - 2], len(CALLED) - 1)]
+        shown.append(Shown(_get(block, at, NAME_BYTES), callback, clocks[at + _SHOWN_WORDS - 1]))
+    return shown
+
+
+def _guards_in(block: memoryview, most: int) -> Iterator[tuple[str, int, int, list[int]]]:
     words = block.cast("Q")
-    for place in range(MOST_GUARDS):
-        at = _guard_at(place)
+    for at in range(_GUARDS_AT, _GUARDS_AT + most * _GUARD_WORDS, _GUARD_WORDS):
         name = _get(block, at, NAME_BYTES)
         if name:
             counts = words[at + _GUARD_COUNTS : at + _GUARD_WORDS].tolist()

@@ -1,5 +1,6 @@
 """Counters in shared memory: what is written is read, and nothing is lost with a worker."""
 
+import logging
 import os
 
 import pytest
@@ -11,8 +12,10 @@ from fastmilter.server.counters import (
     BUCKETS_S,
     CALLED,
     MOST_GUARDS,
+    MOST_KEPT_GUARDS,
     MOST_SHOWN,
     NAME_BYTES,
+    NO_STATE,
     OUTCOMES,
     STEPS,
     TIMED,
@@ -22,6 +25,7 @@ from fastmilter.server.counters import (
     GuardCount,
     GuardState,
     Of,
+    Shown,
     Totals,
 )
 
@@ -123,12 +127,29 @@ def test_guards_are_put_together_by_name() -> None:
             counters.tally(0).show_guard(place, "more", GuardState.CLOSED, 0, ())
 
 
-def test_more_names_of_guards_than_places_over_time() -> None:
+def test_a_guard_that_is_gone_is_in_no_state() -> None:
     counters = Counters(1)
-    for number in range(MOST_GUARDS + 2):
-        counters.tally(0).show_guard(0, f"guard {number}", GuardState.CLOSED, 0, (1, 0, 0, 0))
+    counters.tally(0).show_guard(0, "dns", NO_STATE, 0, (5, 0, 0, 0))
+    assert counters.guards(1)["dns"] == ((0, 0, 0), 0, (5, 0, 0, 0))
+
+
+def test_more_names_of_guards_than_places_over_time(caplog: pytest.LogCaptureFixture) -> None:
+    """More are kept than one worker has places for; of those beyond that, it is said once."""
+    caplog.set_level(logging.WARNING)
+    counters = Counters(1)
+    for number in range(MOST_KEPT_GUARDS + 2):
+        assert not caplog.messages or number > MOST_KEPT_GUARDS
+        counters.tally(0).show_guard(0, f"guard {number}", GuardState.CLOSED, 0, (number, 1, 2, 3))
         counters.retire(0)
-    assert len(counters.guards(1)) == MOST_GUARDS
+    kept = counters.guards(1)
+    assert [kept[f"guard {number}"].counts for number in range(MOST_KEPT_GUARDS)] == [
+        (number, 1, 2, 3) for number in range(MOST_KEPT_GUARDS)
+    ]
+    assert len(kept) == MOST_KEPT_GUARDS > MOST_GUARDS + 1
+    (message,) = caplog.messages
+    assert f"more than {MOST_KEPT_GUARDS} names" in message
+    assert f"guard {MOST_KEPT_GUARDS}," in message
+    assert sum(counters.totals(1)) == 0, "the counts in front of them are not touched"
 
 
 def test_what_is_in_flight() -> None:
@@ -141,6 +162,36 @@ def test_what_is_in_flight() -> None:
     assert (first.queue_id, first.since) == ("x" * NAME_BYTES, 10.0)
     assert second == ("late", "on_body", 20.0)
     assert counters.gauge(0, Gauge.IN_MESSAGE) == 500
+
+
+def test_messages_in_flight_are_never_mixed() -> None:
+    """Another process shows two messages in turns at the same place, again and again, while this one reads."""
+    counters = Counters(1)
+    rows = [Shown("A" * 20, "on_mail", 1.0), Shown("B" * 20, "on_body", 2.0)]
+    pid = os.fork()
+    if pid == 0:
+        tally = counters.tally(0)
+        for _ in range(50_000):
+            for row in rows:
+                tally.show(0, *row)
+                tally.show(1, *row)
+                tally.set_shown(2, 2)
+        os._exit(0)
+    seen = set()
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        seen.add(tuple(counters.in_flight(0)))
+    assert seen - {()} == {(row, row) for row in rows}
+
+
+def test_messages_of_a_worker_that_died_as_it_wrote_them_are_not_shown() -> None:
+    counters = Counters(1)
+    tally = counters.tally(0)
+    tally.show(0, "q", "on_mail", 1.0)
+    tally.set_shown(1, 1)
+    tally.show(0, "half", "on_mail", 1.0)
+    assert counters.in_flight(0) == []
+    tally.set_shown(1, 1)
+    assert counters.in_flight(0) == [("half", "on_mail", 1.0)]
 
 
 def test_texts_are_cut_between_characters_and_hold_anything() -> None:
@@ -195,3 +246,20 @@ def test_a_sum_never_goes_down_while_workers_come_and_go() -> None:
     assert seen == sorted(seen)
     assert len(set(seen)) > 2
     assert counters.totals(1)[Count.ACCEPTED] == 5000
+
+
+def test_the_counts_of_a_guard_never_go_down_while_workers_come_and_go() -> None:
+    counters = Counters(4)
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(5000):
+            counters.tally(0).show_guard(0, "dns", GuardState.CLOSED, 0, (5, 0, 0, 0))
+            counters.retire(0)
+        os._exit(0)
+    seen: list[int] = []
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        guard = counters.guards(4).get("dns")
+        seen.append(guard.counts[GuardCount.CALLS] if guard else 0)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 2
+    assert counters.guards(4)["dns"].counts == (25_000, 0, 0, 0)
