@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 
 cdef Py_ssize_t _WORDS_PER_SLOT, _WORD_BYTES
 cdef Py_ssize_t _PID, _GENERATION, _LISTENING, _CONNECTIONS, _HEARTBEAT, _POLLING, _NUMBER
-cdef Py_ssize_t _CALLS, _CALLBACK, _STACKS, _QUEUE_ID
+cdef Py_ssize_t _CALLS, _CALLBACK, _STACKS, _LISTENED, _QUEUE_ID
 
 
 cdef class Slots:

@@ -44,11 +44,12 @@ class _Word(IntEnum):
     CALLS = 7
     CALLBACK = 8
     STACKS = 9
-    QUEUE_ID = 10  # and the words behind it: bytes, up to the first zero
+    LISTENED = 10
+    QUEUE_ID = 11  # and the words behind it: bytes, up to the first zero
 
 
 _PID, _GENERATION, _LISTENING, _CONNECTIONS, _HEARTBEAT, _POLLING, _NUMBER = tuple(_Word)[:7]
-_CALLS, _CALLBACK, _STACKS, _QUEUE_ID = tuple(_Word)[7:]
+_CALLS, _CALLBACK, _STACKS, _LISTENED, _QUEUE_ID = tuple(_Word)[7:]
 
 
 LAYOUT: Final = " ".join(
@@ -125,6 +126,8 @@ class Slots:
 
     def set_listening(self, slot: int, listening: bool) -> None:
         """Say whether this worker takes new connections: true from READY to the drain, however busy it is."""
+        if listening:
+            self._words[self._at(slot, _LISTENED)] = 1
         self._words[self._at(slot, _LISTENING)] = listening
 
     def set_polling(self, slot: int, polling: bool) -> None:
@@ -160,6 +163,10 @@ class Slots:
     def listening(self, slot: int) -> bool:
         """Tell whether the worker takes new connections."""
         return bool(self._words[self._at(slot, _LISTENING)])
+
+    def has_listened(self, slot: int) -> bool:
+        """Tell whether the worker has ever taken new connections: if it does not now, it drains or leaves."""
+        return bool(self._words[self._at(slot, _LISTENED)])
 
     def polling(self, slot: int) -> bool:
         """Tell whether the worker waits for new connections now."""

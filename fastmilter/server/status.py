@@ -69,7 +69,7 @@ def worker(slots: Slots, slot: int, now: float) -> dict[str, Any]:
         "accepted": counts[Count.ACCEPTED],
         "messages": sum(counts.messages(outcome) for outcome in OUTCOMES),
         "errors": errors_in(counts),
-        "loop_age": now - heartbeat if heartbeat else None,
+        "loop_age": max(0.0, now - heartbeat) if heartbeat else None,  # it may have turned after ``now``
         **usage(slots.pid(slot)),
     }
 
@@ -78,7 +78,7 @@ def state_of(slots: Slots, slot: int) -> str:
     """Return ``starting``, ``serving`` or ``draining``."""
     if slots.listening(slot):
         return "serving"
-    return "draining" if slots.heartbeat(slot) else "starting"
+    return "draining" if slots.has_listened(slot) else "starting"
 
 
 def is_ready(slots: Slots) -> bool:

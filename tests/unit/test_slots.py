@@ -29,10 +29,12 @@ def test_every_number_has_a_place_of_its_own() -> None:
     assert not slots.stacks(1)
     slots.set_stacks(1)
     assert slots.stacks(1)
+    assert slots.queue_id(1) == b""
     for neighbour in (0, 2):
         assert slots.pid(neighbour) == slots.connections(neighbour) == 0
         assert slots.heartbeat(neighbour) == 0.0
         assert not slots.stacks(neighbour)
+        assert not slots.has_listened(neighbour)
 
 
 def test_clear_empties_one_slot_only() -> None:
@@ -45,6 +47,18 @@ def test_clear_empties_one_slot_only() -> None:
     assert (slots.pid(0), slots.connections(0), slots.heartbeat(0)) == (0, 0, 0.0)
     assert (slots.pid(1), slots.connections(1), slots.heartbeat(1)) == (2, 5, 1.0)
     assert slots.active() == [1]
+
+
+def test_a_slot_remembers_that_its_worker_has_listened() -> None:
+    slots = Slots(1)
+    slots.claim(0, pid=1, generation=1)
+    slots.set_listening(0, False)
+    assert not slots.has_listened(0), "it never did"
+    slots.set_listening(0, True)
+    slots.set_listening(0, False)
+    assert (slots.listening(0), slots.has_listened(0)) == (False, True)
+    slots.clear(0)
+    assert not slots.has_listened(0)
 
 
 def test_loads_count_only_workers_that_take_new_connections() -> None:
