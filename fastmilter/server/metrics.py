@@ -108,15 +108,17 @@ def _guard_states(scene: Scene) -> list[Sample]:
     ]
 
 
+_OF_WORKER: Final = {"worker": "number", "generation": "generation", "pid": "pid"}
+"""Labels of a worker, and what of it they tell. A worker that drains and its successor differ in ``pid`` only."""
+
+
 def _each_worker(key: str) -> Callable[[Scene], list[Sample]]:
     return lambda scene: [
-        ({"worker": str(worker["number"]), "generation": str(worker["generation"])}, worker[key])
+        ({label: str(worker[of]) for label, of in _OF_WORKER.items()}, worker[key])
         for worker in scene.status["workers"]
         if worker[key] is not None
     ]
 
-
-_OF_WORKER: Final = ("worker", "generation")
 
 METRICS: Final = (
     Metric(
@@ -145,7 +147,8 @@ METRICS: Final = (
     Metric(
         "fastmilter_worker_ends_total",
         "counter",
-        "Workers that ended: drained (asked to), killed (a signal of somebody), crashed, failed (status), config (78).",
+        "Workers that ended: drained (asked to), killed (by a signal, also of --kill-hung or for want of memory), "
+        "crashed, failed (status), config (78).",
         lambda scene: [({"reason": each}, scene.of_server(Of.DRAINED + n)) for n, each in enumerate(ENDS)],
         ("reason",),
     ),
@@ -291,21 +294,21 @@ METRICS: Final = (
         "gauge",
         "Resident memory of a worker.",
         _each_worker("resident_bytes"),
-        _OF_WORKER,
+        tuple(_OF_WORKER),
     ),
     Metric(
         "fastmilter_worker_cpu_seconds_total",
         "counter",
         "Processor time of a worker; begins anew with its process.",
         _each_worker("cpu_seconds"),
-        _OF_WORKER,
+        tuple(_OF_WORKER),
     ),
     Metric(
         "fastmilter_worker_loop_age_seconds",
         "gauge",
         "Time since the loop of a worker last turned: above 2, it runs a callback that takes long.",
         _each_worker("loop_age"),
-        _OF_WORKER,
+        tuple(_OF_WORKER),
     ),
 )
 """Every metric, in the order of the documentation."""
