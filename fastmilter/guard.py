@@ -479,10 +479,15 @@ def _register(guard: Guard) -> None:
         log.warning("there are several guards named %s: the statistics show the latest", guard.name)
 
 
+def living() -> list[tuple[int, Guard]]:
+    """Return all guards of this process in the order in which they were made, each with its number: for the server."""
+    with _guards_lock:
+        return sorted(((guard._number, guard) for guard in _guards), key=lambda pair: pair[0])
+
+
 def statistics() -> list[GuardStatistics]:
     """Return the numbers of all guards of this process, by name."""
-    with _guards_lock:
-        latest = {guard.name: guard for guard in sorted(_guards, key=lambda guard: guard._number)}
+    latest = {guard.name: guard for _, guard in living()}
     return [latest[name].statistics() for name in sorted(latest)]
 
 

@@ -78,9 +78,8 @@ def show_guards(tally: Tally) -> None:
     if guard is None:  # nobody has made one
         return
     named: dict[str, dict[int, Any]] = {}
-    with guard._guards_lock:
-        for each in guard._guards:
-            named.setdefault(each.name, {})[each._number] = each
+    for number, each in guard.living():
+        named.setdefault(each.name, {})[number] = each
     for name in sorted(named.keys() - tally.guards.keys()):
         _give_place(tally, name)
     for name, shown in tally.guards.items():
