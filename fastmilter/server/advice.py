@@ -10,9 +10,11 @@ import grp
 import math
 import os
 import pwd
+import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
@@ -52,8 +54,7 @@ def warnings_at_start(settings: Settings) -> Iterator[str]:
     yield from about_backlog(settings.backlog, kernels_backlog())
     short = shortage(settings)
     if short is not None:
-        # A start that comes to this line has not been refused for it.
-        yield f"the server would not start: {short}" if settings.max_connections_per_worker else short
+        yield short  # with a number that was asked for nothing comes to this line: it is refused before
 
 
 def warnings_about_settings(settings: Settings) -> Iterator[str]:
@@ -114,10 +115,16 @@ def _in_sendmail_mc(spelling: str) -> str:
 def about_access(settings: Settings) -> Iterator[str]:
     """Yield where more may connect than is likely meant, or no MTA, and rules that mean nothing."""
     for address in settings.listen:
-        if address.is_abstract and not settings.allow_user:
-            yield f"everybody on this machine may connect to {address}, which has no permissions: see --allow-user"
-        elif address.kind in _TCP and address.host in (None, "0.0.0.0", "::") and not settings.allow:
-            yield f"everybody who reaches this machine may connect to {address}: see --allow"
+        if address.kind is EndpointKind.UNIX:
+            if not settings.allow_user and _is_open_to_all(address):
+                permissions = ", which has no permissions" if address.is_abstract else ""
+                yield f"everybody on this machine may connect to {address}{permissions}: see --allow-user"
+        elif not settings.allow:
+            if address.kind in _TCP and not _is_of_this_machine(address.host):
+                yield f"everybody who reaches this machine may connect to {address}: see --allow"
+            elif address.proxy:
+                # However close the address is: through the proxy others come.
+                yield f"everybody who reaches a proxy of --proxy-from may connect to {address} through it: see --allow"
         if address.is_abstract:
             yield f"neither Postfix nor Sendmail can connect to {address}, which has no path: write unix:/path for them"
     kinds = {address.kind for address in settings.listen}
@@ -125,6 +132,28 @@ def about_access(settings: Settings) -> Iterator[str]:
         yield "--allow means nothing on unix sockets: see --allow-user"
     if settings.allow_user and kinds <= _TCP:
         yield "--allow-user means nothing on TCP: see --allow"
+
+
+def _is_open_to_all(address: Endpoint) -> bool:
+    """Tell whether a unix socket will keep no user of this machine out: its mode does not, nor a directory above it."""
+    if address.is_abstract:
+        return True
+    mode = UNIX_MODE if address.mode is None else address.mode
+    return bool(mode & stat.S_IWOTH) and why_unreachable(address, _ANYBODY) is None
+
+
+def _is_of_this_machine(host: str | None) -> bool:
+    """Tell whether nobody from elsewhere reaches an address to listen on; a name passes, since it is not looked up.
+
+    >>> [_is_of_this_machine(host) for host in ("127.0.0.2", "::1", "localhost", None, "0::0", "192.0.2.11")]
+    [True, True, True, False, False, False]
+    """
+    if host is None:
+        return False
+    try:
+        return address_of(host).is_loopback
+    except ValueError:
+        return True
 
 
 def about_backlog(backlog: int, most: int | None) -> Iterator[str]:
@@ -155,6 +184,10 @@ class Account:
         """
         shift = 6 if self.uid == uid else 3 if gid in self.groups else 0
         return self.uid == 0 or (mode >> shift) & bits == bits
+
+
+_ANYBODY: Final = Account("anybody", -1, frozenset())
+"""A user to whom nothing belongs."""
 
 
 def mta_accounts(
@@ -203,8 +236,8 @@ def why_unreachable(
     try:
         uid = os.geteuid() if address.owner is None else user_number(address.owner)
         gid = group_number(address.group) if address.group is not None else _group_of_new_file(status)
-    except ConfigError as error:
-        return str(error)
+    except ConfigError:
+        return None  # there is no such user or group: no warning, but what the server does not start for
     mode = UNIX_MODE if address.mode is None else address.mode
     if account.may(2, mode, uid, gid):
         return None
@@ -322,48 +355,125 @@ def _setting(step: Step, names: Collection[str]) -> str:
     return f"{POSTFIX_MACRO_SETTINGS[step]} = {' '.join((*POSTFIX_MACROS.get(step, ()), *names))} in main.cf"
 
 
+class MacroRead(NamedTuple):
+    """A macro that a function reads by a name that stands in it."""
+
+    name: str
+    copes: bool
+    """Whether the function is content without it: ``get``, ``in``, ``except KeyError``."""
+    is_at_once: bool
+    """Whether it is read when the function runs, not in one that is made there and may run later."""
+
+
+_STEP_OF_CALLBACK: Final = {callback_name(step): step for step in STEPS} | {"on_rejected_rcpt": Step.RCPT}
+_MOST_WRAPPERS: Final = 20
+
+
 def about_macros_read(filter_class: type[Filter[Any]]) -> Iterator[str]:
-    """Yield which macros the code of a class reads that Postfix does not send, and that it does not ask for either."""
-    asked = {name for names in _requested(filter_class).values() for name in names}
+    """Yield which macros the code of a class reads that Postfix does not send, or not yet in that callback.
+
+    What the class asks for is sent, from the step on where it does. When a helper is called is not known.
+    """
+    first_sent = dict(_SENT_BY_DEFAULT)
+    for step, names in _requested(filter_class).items():
+        for name in names:
+            first_sent[name] = min(step, first_sent.get(name, step), key=STEP_NUMBERS.__getitem__)
     seen: set[str] = set()
     for owner in filter_class.__mro__[: filter_class.__mro__.index(Filter)]:
-        for value in vars(owner).values():
-            code = getattr(value, "__code__", None)
-            for name, copes in macros_read_by(code) if isinstance(code, CodeType) else ():
-                if name in asked or name in _SENT_BY_DEFAULT or name in seen:
-                    continue
-                first = POSTFIX_KNOWN_MACROS.get(name)
-                if first is None and copes:
-                    continue  # it is looked for, and may be missing
-                seen.add(name)
-                reads = f"{value.__qualname__} reads the macro {name}, which Postfix does not"
-                yield (
-                    f"{reads} have: use self.macros.get({name!r})"
-                    if first is None
-                    else f'{reads} send by default: write request_macros = {{"{first}": ["{name}"]}}'
-                )
+        for attribute, value in vars(owner).items():
+            for read in (read for code in _codes(value) for read in macros_read_by(code)):
+                here = _STEP_OF_CALLBACK.get(attribute) if read.is_at_once else None
+                warning = None if read.name in seen else _about_macro(read, here, first_sent.get(read.name))
+                if warning is not None:
+                    seen.add(read.name)
+                    where = getattr(value, "__qualname__", f"{owner.__qualname__}.{attribute}")
+                    yield f"{where} reads the macro {read.name}, which Postfix does not {warning}"
 
 
-def macros_read_by(code: CodeType) -> Iterator[tuple[str, bool]]:
-    """Yield the macros that a function reads by a name that stands in it, and whether it is content without: ``get``.
+def _about_macro(read: MacroRead, step: Step | None, sent: Step | None) -> str | None:
+    """Return what is wrong with reading a macro at ``step``, ``None`` if it is not known; ``sent``: from where on."""
+    known = POSTFIX_KNOWN_MACROS.get(read.name)
+    if known is None:  # perhaps another MTA has it
+        return None if read.copes or sent is not None else f"have: use self.macros.get({read.name!r})"
+    if sent is None:
+        return f'send by default: write request_macros = {{"{known}": ["{read.name}"]}}'
+    if not read.copes and STEP_NUMBERS[known] > STEP_NUMBERS[sent]:
+        sent = known  # it is on the list of an earlier step, without a value
+    if step is None or STEP_NUMBERS[step] >= STEP_NUMBERS[sent]:
+        return None
+    is_there = STEP_NUMBERS[step] >= STEP_NUMBERS[known]
+    asking = f', or write request_macros = {{"{step}": ["{read.name}"]}}' if is_there else ""
+    return f"send before {sent}: read it there or later{asking}"
+
+
+def _codes(value: object) -> Iterator[CodeType]:
+    """Yield the code of a function, and of those that decorators have wrapped (``functools.wraps``)."""
+    for _ in range(_MOST_WRAPPERS):
+        code = getattr(value, "__code__", None)
+        if isinstance(code, CodeType):
+            yield code
+        value = getattr(value, "__wrapped__", None)
+        if value is None:
+            break
+
+
+def macros_read_by(code: CodeType) -> Iterator[MacroRead]:
+    """Yield the macros that a function reads, from ``macros`` of anything or a local name for that.
 
     >>> def on_rcpt(self): return self.macros["client_port"], self.connection.macros.get("{i}")
-    >>> list(macros_read_by(on_rcpt.__code__))
+    >>> [(name, copes) for name, copes, _ in macros_read_by(on_rcpt.__code__)]
     [('{client_port}', False), ('i', True)]
     """
-    before: tuple[Any, ...] = (None, None)  # what the last two instructions name
-    for instruction in dis.get_instructions(code):
-        value = instruction.argval
-        if instruction.opname == "LOAD_CONST" and isinstance(value, str) and value:
-            if before[1] == "macros":
-                yield normalise_macro(value), False
-            elif before == ("macros", "get"):
-                yield normalise_macro(value), True
+    steps = list(_instructions(code))
+    aliases = _aliases_of_macros(steps)
+    named: list[str | None] = [None] * 2  # what the last two instructions name
+    found, looked_for, constant = [], set(), None
+    for kind, value in steps:
+        name = "macros" if kind == "LOAD_FAST" and value in aliases else value if kind == "LOAD_NAMED" else None
+        if kind == "LOAD_CONST" and isinstance(value, str) and value:
+            constant = normalise_macro(value)
+            if named[1] == "macros" or named == ["macros", "get"]:
+                found.append((constant, named[1] == "get"))
+        elif kind.startswith("CONTAINS_OP") and named[1] == "macros":
+            looked_for.add(constant)
         # Constants are no names, lest a text "macros" be taken for one.
-        before = (before[1], value if instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD")) else None)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from macros_read_by(constant)
+        named = [named[1], name]
+    catches = "KeyError" in code.co_names
+    for text, copes in found:
+        yield MacroRead(text, copes or catches or text in looked_for, True)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            # Comprehensions are functions of their own (before Python 3.12); an expression of a generator is read here.
+            is_here = inner.co_name in _COMPREHENSIONS
+            for text, copes, is_at_once in macros_read_by(inner):
+                yield MacroRead(text, copes or catches, is_at_once and is_here)
+
+
+_COMPREHENSIONS: Final = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
+
+
+def _instructions(code: CodeType) -> Iterator[tuple[str, Any]]:
+    """Yield the instructions of a function that matter here, those that do two things as two; and ``""`` for others."""
+    for instruction in dis.get_instructions(code):
+        name, value = instruction.opname, instruction.argval
+        if name.startswith(("LOAD_ATTR", "LOAD_METHOD")):
+            yield "LOAD_NAMED", value
+        elif "_FAST" in name:
+            kinds = re.findall(r"(LOAD|STORE)_FAST", name)
+            values = value if isinstance(value, tuple) else (value,) * len(kinds)
+            yield from ((f"{kind}_FAST", each) for kind, each in zip(kinds, values, strict=False))
+        elif name != "CACHE":
+            yield name, value
+
+
+def _aliases_of_macros(steps: Sequence[tuple[str, Any]]) -> set[str]:
+    """Return the local names that stand for nothing but ``macros`` of something (``m = self.macros``)."""
+    of_macros: set[str] = set()
+    others: set[str] = set()
+    for (kind_before, before), (kind, name) in pairwise(steps):
+        if kind == "STORE_FAST":
+            (of_macros if (kind_before, before) == ("LOAD_NAMED", "macros") else others).add(name)
+    return of_macros - others
 
 
 # Deadlines.

@@ -53,20 +53,23 @@ def parse_networks(value: object) -> tuple[Network, ...]:
 
 def _network(text: str) -> Network:
     try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no address or network: write 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"
+        ) from None
+    host, slash, bits = text.partition("/")
+    address, _, zone = host.partition("%")
+    if zone:
+        raise ConfigError(f"{text!r} has a zone, and those of peers do not count: write {address}{slash}{bits}")
+    try:
         network = ipaddress.ip_network(text)
         mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
         if mapped is None or network.prefixlen < _MAPPED_BITS:
             return network
         return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
     except ValueError:
-        pass
-    try:
-        meant = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError(
-            f"{text!r} is no address or network: write 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"
-        ) from None
-    raise ConfigError(f"{text!r} is an address within a network: write {meant} or {text.partition('/')[0]}")
+        raise ConfigError(f"{text!r} is an address within a network: write {meant} or {host}") from None
 
 
 def parse_users(value: object) -> tuple[int, ...]:
