@@ -194,9 +194,7 @@ def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Lis
             there = [listener for listener in old if listener.is_at(address)]
             lost = [listener for listener in there if listener.is_cut_off]
             if lost:
-                log.warning("%s: the path is gone, or another's: listening there anew", address)
-                there, lock = [], lost[0].hand_over_lock()
-                fresh = [open_listener(address, backlog=backlog, lock=lock)]
+                there, fresh = [], [open_anew(lost[0], backlog=backlog)]
             else:
                 fresh = [] if there else _open_beside(address, old, backlog)
             opened += fresh
@@ -210,6 +208,12 @@ def open_all(addresses: Iterable[Endpoint], *, backlog: int, known: Iterable[Lis
             "listening on %s (in smtpd_milters of Postfix: %s)", listener.bound, spelling_for_postfix(listener.bound)
         )
     return tuple(listeners)
+
+
+def open_anew(lost: Listener, *, backlog: int) -> Listener:
+    """Open the address of a listener that is cut off, and take over its lock."""
+    log.warning("%s: the path is gone, or another's: listening there anew", lost.address)
+    return open_listener(lost.address, backlog=backlog, lock=lost.hand_over_lock())
 
 
 def _open_beside(address: Endpoint, old: Iterable[Listener], backlog: int) -> list[Listener]:
@@ -331,7 +335,7 @@ def _open_unix(address: Endpoint, path: str, backlog: int, held: PathLock | None
     """Lock the path unless the lock is held; make the socket there, or replace what a server that is gone has left."""
     lock = held or _lock_of(address, path)
     try:
-        owner, group = _number_of(address, user_number, address.owner), _number_of(address, group_number, address.group)
+        owner, group = number_of(address, user_number, address.owner), number_of(address, group_number, address.group)
         _refuse_unless_stale(address, path, lock)
         _checked(address, lambda: lock.write(None))
         sock, status = _make_unix(
@@ -345,7 +349,7 @@ def _open_unix(address: Endpoint, path: str, backlog: int, held: PathLock | None
 
 
 def _lock_of(address: Endpoint, path: str) -> PathLock:
-    _refuse_unless_socket(address, path)
+    refuse_unless_socket(address, path)
     try:
         return _checked(address, lambda: PathLock(path))
     except AddressInUse as error:
@@ -409,7 +413,7 @@ def _checked(address: Endpoint, call: Callable[[], _T]) -> _T:
         raise ConfigError(f"{address}: {error.strerror or error}") from error
 
 
-def _number_of(address: Endpoint, look_up: Callable[[str], int], name: str | None) -> int | None:
+def number_of(address: Endpoint, look_up: Callable[[str], int], name: str | None) -> int | None:
     """Return the number of a user or a group that the address names."""
     try:
         return None if name is None else look_up(name)
@@ -417,7 +421,7 @@ def _number_of(address: Endpoint, look_up: Callable[[str], int], name: str | Non
         raise ConfigError(f"{address}: {error}") from None
 
 
-def _refuse_unless_socket(address: Endpoint, path: str) -> os.stat_result | None:
+def refuse_unless_socket(address: Endpoint, path: str) -> os.stat_result | None:
     """Return the status of the socket at ``path``, ``None`` if the path is free; else ``ConfigError``."""
     try:
         status = os.lstat(path)
@@ -432,7 +436,7 @@ def _refuse_unless_socket(address: Endpoint, path: str) -> os.stat_result | None
 
 def _refuse_unless_stale(address: Endpoint, path: str, lock: PathLock) -> None:
     """Return if the path is free or holds a socket that nobody needs any more; else ``ConfigError``."""
-    status = _refuse_unless_socket(address, path)
+    status = refuse_unless_socket(address, path)
     if status is None or identity_of(status) == lock.left_behind:
         return  # the master that made it is dead; a worker of it that hangs in a callback would still answer
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from typing import Final
 
 from fastmilter.conversation import Conversation
@@ -46,7 +47,7 @@ class ConnectionLog:
         """Write to ``log``."""
         self._log = log
         self._silent, self._broken, self._complaints, self._failed = (
-            LogLimit(lambda text, level=level: log.log(level, "%s", text), EVERY_S, burst=BURST)  # type: ignore[misc]
+            LogLimit(partial(log.log, level, "%s"), EVERY_S, burst=BURST)
             for level in (logging.WARNING, logging.WARNING, logging.WARNING, logging.ERROR)
         )
         self._tracebacks = LogLimit(log.error, EVERY_S, burst=BURST)

@@ -20,7 +20,7 @@ from fastmilter.endpoints import Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server import channel
 from fastmilter.server.child import open_pidfd
-from fastmilter.server.listen import Listener, open_listener
+from fastmilter.server.listen import Listener, open_anew, open_listener
 from fastmilter.server.policy import BACKOFF_FIRST_S, BACKOFF_LONGEST_S, HEALTHY_AFTER_S
 from fastmilter.server.settings import Settings
 
@@ -75,7 +75,7 @@ def _open(address: Endpoint | None, old: Listener | None) -> Listener | None:
         return None
     if old is None or not old.is_at(address):
         return open_listener(address, backlog=_BACKLOG)
-    return open_listener(address, backlog=_BACKLOG, lock=old.hand_over_lock()) if old.is_cut_off else old
+    return open_anew(old, backlog=_BACKLOG) if old.is_cut_off else old
 
 
 @dataclass(slots=True)

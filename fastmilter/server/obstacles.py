@@ -11,12 +11,12 @@ Errors: ``ConfigError``, with the text that the start would give.
 import errno
 import os
 import stat
-from collections.abc import Callable
 from typing import Final
 
 from fastmilter.endpoints import Endpoint, EndpointKind
 from fastmilter.errors import ConfigError
 from fastmilter.server.descriptors import shortage
+from fastmilter.server.listen import number_of, refuse_unless_socket
 from fastmilter.server.monitor_keeper import CONTROL_MODE
 from fastmilter.server.path_lock import SUFFIX
 from fastmilter.server.privileges import group_number, user_number
@@ -47,13 +47,7 @@ def refuse_obstacles(settings: Settings) -> None:
 
 def _refuse_socket(address: Endpoint) -> None:
     path = address.path or ""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError(f"{address}: the path exists and is not a socket: remove it, or choose another path")
-    except FileNotFoundError:
-        pass  # it will be made
-    except OSError as error:
-        raise ConfigError(f"{address}: {error.strerror}") from error
+    refuse_unless_socket(address, path)
     directory = os.path.dirname(path)
     if not os.path.isdir(directory or "."):
         raise ConfigError(f"{address}: the directory {directory!r} does not exist")
@@ -69,7 +63,7 @@ def _refuse_socket(address: Endpoint) -> None:
 
 def _refuse_owners(address: Endpoint, directory: str) -> None:
     """Refuse an owner or a group that is not there, or whom this process may not give a file."""
-    owner, group = _number_of(address, user_number, address.owner), _number_of(address, group_number, address.group)
+    owner, group = number_of(address, user_number, address.owner), number_of(address, group_number, address.group)
     groups = {None, os.getegid(), *os.getgroups()}
     status = os.stat(directory)
     if status.st_mode & stat.S_ISGID:
@@ -77,13 +71,6 @@ def _refuse_owners(address: Endpoint, directory: str) -> None:
     if (owner not in (None, os.geteuid()) or group not in groups) and not _may_give_files_away():
         why = f"this user may not give files to {address.owner or address.group!r}"
         raise ConfigError(f"{address}: {why}: it must be root, or a member of the group")
-
-
-def _number_of(address: Endpoint, look_up: Callable[[str], int], name: str | None) -> int | None:
-    try:
-        return None if name is None else look_up(name)
-    except ConfigError as error:
-        raise ConfigError(f"{address}: {error}") from None
 
 
 def _may_give_files_away() -> bool:

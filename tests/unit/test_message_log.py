@@ -228,13 +228,14 @@ def without_nul(value: bytes) -> bytes:
     return value.replace(b"\0", b"")[:60_000]
 
 
-def said_everywhere(value: bytes) -> tuple[codec.Command, ...]:
-    """A message with ``value`` wherever something from outside is logged."""
+def said_everywhere(value: bytes, client_and_queue_id: bytes | None = None) -> tuple[codec.Command, ...]:
+    """A message with ``value`` wherever something from outside is logged, or with another one in two of the places."""
+    other = value if client_and_queue_id is None else client_and_queue_id
     return (
-        codec.Connect(b"client.example", b"4", 40522, value),
+        codec.Connect(b"client.example", b"4", 40522, other),
         codec.Helo(value),
         codec.MailFrom(b"<" + value + b">"),
-        codec.Macros(b"R", ((b"i", value),)),
+        codec.Macros(b"R", ((b"i", other),)),
         RCPT,
         ABORT,
     )
@@ -256,14 +257,7 @@ def test_hostile_values_are_json_for_the_strictest_parser(log: Log, value: bytes
 def test_the_longest_line_of_json_leaves_in_one_piece(log: Log) -> None:
     log.log = MessageLog(999, log.writer, log.poller, as_json=True)
     character, byte = "\U0001f4e8".encode() * 300, b"\xff" * 300
-    Logged(log, peer="2001:db8:1111:2222:3333:4444:5555:6666").send(
-        codec.Connect(b"client.example", b"4", 40522, character),
-        codec.Helo(byte),
-        codec.MailFrom(b"<" + byte + b">"),
-        codec.Macros(b"R", ((b"i", character),)),
-        RCPT,
-        ABORT,
-    )
+    Logged(log, peer="2001:db8:1111:2222:3333:4444:5555:6666").send(*said_everywhere(byte, character))
     (line,) = log.raw_lines()  # which looks at its length
     assert len(line) > PIPE_BUF - 100
 
