@@ -5,7 +5,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import sys
 import time
 from typing import Any, Final
@@ -14,6 +13,7 @@ import psutil
 
 from fastmilter.commands import asking
 from fastmilter.commands.options import Option, add_options, flag, read_options
+from fastmilter.server.peers import process_of
 
 EXIT_STATUS: Final = asking.EXIT_STATUS
 OPTIONS: Final = (
@@ -23,7 +23,6 @@ OPTIONS: Final = (
 )
 
 _MASTER: Final = "fastmilter: master"
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
 _LOOK_S: Final = 0.2
 
 
@@ -59,10 +58,9 @@ class _Ends:
         """
         if not hasattr(os, "pidfd_open"):
             return
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid = _CREDENTIALS.unpack(credentials)[0]
+        pid = process_of(connection)
         try:
-            if pid > 0 and " ".join(psutil.Process(pid).cmdline()).startswith(_MASTER):
+            if pid and " ".join(psutil.Process(pid).cmdline()).startswith(_MASTER):
                 self._pidfd = os.pidfd_open(pid)
                 self._stack.callback(os.close, self._pidfd)
         except (OSError, psutil.Error):

@@ -113,10 +113,21 @@ class Rules:
 
 def user_of(peer: socket.socket) -> int | None:
     """Return the user at the other end of a unix socket, ``None`` where the system does not say; ``OSError``."""
+    credentials = _credentials_of(peer)
+    return None if credentials is None else credentials[1] & _NOBODY_KNOWS
+
+
+def process_of(peer: socket.socket) -> int | None:
+    """Return the process at the other end of a unix socket (0: of another pid namespace); as ``user_of`` otherwise."""
+    credentials = _credentials_of(peer)
+    return None if credentials is None else credentials[0]
+
+
+def _credentials_of(peer: socket.socket) -> tuple[int, int, int] | None:
     if not hasattr(socket, "SO_PEERCRED"):
         return None
-    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid) & _NOBODY_KNOWS
+    pid, uid, gid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
 
 
 def name_of_peer(fd: int) -> str | None:
