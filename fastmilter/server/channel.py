@@ -5,7 +5,8 @@ ignored: a worker may be of another version than its master (upgrade in place). 
 other process is gone, however it went; nothing else is needed to notice the death of a master, SIGKILL included.
 
 Down to a worker: ``Drain``, ``StopNow``, ``ReopenLogs``; up: ``Ready``, ``Retire``. Down to the monitor: ``News``,
-``ReopenLogs``; up, as orders of an administrator: ``Reload``, ``Stop``, ``StopNow``, ``Scale``, ``ReopenLogs``.
+``ReopenLogs``; up: ``Ready``, and as orders of an administrator ``Reload``, ``Stop``, ``StopNow``, ``Scale``,
+``ReopenLogs``.
 
 Pure functions and one small buffer; ``send`` and ``receive`` are the only ones that touch a socket, and neither ever
 waits.
@@ -40,7 +41,7 @@ _MOST_READS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker to master: the filter is loaded, ``worker_started`` is done, connections are being accepted."""
+    """To the master: connections are accepted. A worker has loaded the filter, and ``worker_started`` is done."""
 
 
 class Reason(IntEnum):

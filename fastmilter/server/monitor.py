@@ -25,7 +25,7 @@ from fastmilter.server import channel, control, metrics
 from fastmilter.server.control import Control
 from fastmilter.server.listen import Listener
 from fastmilter.server.log_file import take_log_files
-from fastmilter.server.monitor_keeper import Windows
+from fastmilter.server.monitor_keeper import LEAVE_S, Windows
 from fastmilter.server.peers import Network
 from fastmilter.server.settings import Settings
 from fastmilter.server.slots import Slots
@@ -40,8 +40,8 @@ REQUEST_S: Final = 5.0
 """How long a client may take to say what it wants, and as long again to read the answer."""
 PROBE_FRESH_S: Final = 1.0
 """A result of /healthz serves everybody who asks within this time: looking often must not cost the server much."""
-FAREWELL_S: Final = 2.0
-"""What those who are being served get when the monitor leaves."""
+FAREWELL_S: Final = LEAVE_S - 2.0
+"""What those who are being served get when the monitor leaves: as long as a request and its answer may take."""
 
 GIVE_WAY_S: Final = 0.2
 """How long a client that has not said what it wants may take to give its place to another."""
@@ -95,6 +95,7 @@ class Monitor:
             for listener, kind in ((self._windows.metrics, "http"), (self._windows.control, "control")):
                 if listener is not None:
                     selector.register(listener.socket, selectors.EVENT_READ, (listener, kind))
+            self._order(channel.Ready())
             while True:
                 for key, _ in selector.select():  # whatever happens comes through a descriptor; so does the end
                     if key.data is not None:

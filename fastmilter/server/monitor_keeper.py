@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 CONTROL_MODE: Final = 0o600
 """Permissions of the control socket: who may use it may stop the server."""
 
-LEAVE_S: Final = 5.0
-"""What a monitor that should leave gets before it is killed."""
+LEAVE_S: Final = 12.0
+"""What a monitor that should leave gets before it is killed: those whom it serves are served to the end."""
 
 _BACKLOG: Final = 64
 
@@ -88,6 +88,8 @@ class _Monitor:
     pidfd: int
     started_at: float
     reader: channel.Reader = field(default_factory=channel.Reader)
+    is_outdated: bool = False
+    """It serves on, but only until its successor does."""
     kill_at: float | None = None
     """When it is killed unless it is gone; ``None`` while it is wanted."""
 
@@ -124,18 +126,26 @@ class MonitorKeeper:
         self._selector = selector
         now = self._clock()
         for pid in former:
-            self._watch_over(_Monitor(pid, None, open_pidfd(pid), now, kill_at=now + LEAVE_S))
+            self._watch_over(_Monitor(pid, None, open_pidfd(pid), now, is_outdated=True, kill_at=now + LEAVE_S))
         self.change(windows)
 
     def pids(self) -> list[int]:
         """Return the monitors that were not reaped yet, for the master that follows."""
         return [monitor.pid for monitor in self._monitors]
 
-    def change(self, windows: Windows) -> None:
-        """Have the monitor replaced by one with these sockets, and what else was set anew."""
+    def change(self, windows: Windows, *, may_overlap: bool = False) -> None:
+        """Have the monitor replaced by one with these sockets, and what else was set anew.
+
+        ``may_overlap``: what the old one says is still right. Then, if the sockets stay, it serves until the new one
+        does: on a busy machine that takes longer than those who ask wait.
+        """
+        may_overlap = may_overlap and windows == self.windows
         self.close_other_than(windows)
         self.windows = windows
-        self._send_away()
+        for monitor in self._monitors:
+            monitor.is_outdated = True
+        if not may_overlap:
+            self._send_outdated_away()
         self._start_at = self._clock() if windows.listeners else None
         self.on_time()
 
@@ -219,9 +229,9 @@ class MonitorKeeper:
         self._start_at = now + delay
         return delay
 
-    def _send_away(self) -> None:
+    def _send_outdated_away(self) -> None:
         for monitor in self._monitors:
-            if monitor.kill_at is None:
+            if monitor.is_outdated and monitor.kill_at is None:
                 monitor.kill_at = self._clock() + LEAVE_S
                 self._let_go(monitor)
 
@@ -247,8 +257,11 @@ class MonitorKeeper:
             self._let_go(monitor)
             if monitor.kill_at is None:  # it ends, or should
                 monitor.kill_at = self._clock() + LEAVE_S
-        if messages:
-            self._obey(messages)
+        if channel.Ready() in messages and not monitor.is_outdated:
+            self._send_outdated_away()
+        orders = [message for message in messages if message != channel.Ready()]
+        if orders:
+            self._obey(orders)
 
     def _reap(self, monitor: _Monitor) -> None:
         assert self._selector is not None
@@ -265,7 +278,7 @@ class MonitorKeeper:
             os.close(monitor.pidfd)
         status = os.waitstatus_to_exitcode(wait_status)
         log.info("the monitor ended pid=%d status=%d", monitor.pid, status)
-        is_there = any(monitor.kill_at is None for monitor in self._monitors)
+        is_there = any(monitor.kill_at is None and not monitor.is_outdated for monitor in self._monitors)
         if self.windows.listeners and not is_there and self._start_at is None:
             delay = self._plan(monitor.started_at, self._clock())
             log.warning("the monitor ended: starting another %s", f"in {delay:.0f} s" if delay else "now")

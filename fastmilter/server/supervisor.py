@@ -405,14 +405,15 @@ class Supervisor:
         self._publish()  # before the count: who waits for that finds the generation that serves
         shown.add_of_server(counters.Of.RELOADS if is_new else counters.Of.FAILED_RELOADS)
         shown.set_time(counters.Of.RELOADED_AT, time.time())
-        kept = self._setups.keep(generation)
+        kept, former = self._setups.keep(generation), self._settings
         self._settings = kept.settings
         titles.master_title(kept.settings.target.name)
         self._keeper.tell(channel.News())
         if is_new:
             if self._log.accept():
                 self._reopen_logs()
-            self._keeper.change(kept.windows)
+            asks_alike = (former.listen, former.proxy_from) == (kept.settings.listen, kept.settings.proxy_from)
+            self._keeper.change(kept.windows, may_overlap=asks_alike)
 
     # -- from one master to the next -----------------------------------------------------------------------------
 

@@ -503,6 +503,10 @@ class WaitingWorker(Worker):
 
     # -- the end -------------------------------------------------------------------------------------------------
 
+    def _is_at_rest(self, link: Link, now: float) -> bool:
+        assert isinstance(link, WaitingLink)
+        return link.due_step < 0 and not link.is_paused and Worker._is_at_rest(self, link, now) and link.due_step < 0
+
     def _finished(self) -> bool:
         if self._stop_now:
             return True

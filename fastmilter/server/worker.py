@@ -172,6 +172,8 @@ class Worker:
         """Handle what happens, and wait for it if there is time."""
         ready = self._poller.wait(max(0.0, self._wake_at() - monotonic()) if may_wait else 0.0)
         now = monotonic()
+        if self._drain_limits is not None and now >= self._next_tick:
+            self._refuse_more(now)  # what has come since a tier ended belongs to the next one
         for fd in ready:
             link = self._links.get(fd)
             if link is not None:
@@ -542,18 +544,34 @@ class Worker:
         self._drain_limits = (*(now + limit for limit in limits), now + limits[-1] + FINAL_GRACE_S)
         self._drain_further(now)
 
-    def _drain_further(self, now: float) -> None:
-        """Do what the tiers that have ended ask for: 421 at MAIL, 421 also at RCPT and DATA, close, close all."""
+    def _refuse_more(self, now: float) -> int:
+        """Have 421 said at MAIL, then also at RCPT and DATA; return how many tiers have ended."""
         limits = self._drain_limits
         assert limits is not None
         over = sum(now >= limit for limit in limits)
-        for link in list(self._links.values()):
+        for link in self._links.values():
             link.session.drain = min(over, 2)
-            if over == 4 or (over == 3 and not link.session.past_data):
-                self._lose(link)
-        if over >= 3 and self._lobby is not None:
-            self._lobby.close_all()
+        return over
+
+    def _drain_further(self, now: float) -> None:
+        """Do what the tiers that have ended ask for: refuse what is new, close what is at rest, close all."""
+        over, limits = self._refuse_more(now), self._drain_limits
+        assert limits is not None
+        if over >= 3:
+            for link in list(self._links.values()):
+                if over == 4 or self._is_at_rest(link, now):
+                    self._lose(link)
+            if self._lobby is not None:
+                self._lobby.close_all()
         self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])
+
+    def _is_at_rest(self, link: Link, now: float) -> bool:
+        """Tell whether no answer is due on a connection that drains, not even to what has come and was not read yet."""
+        if link.session.past_data:
+            return False
+        self._handle(link, now)
+        self._answer_due()
+        return link.last_read < now and link.unsent is None and self._links.get(link.fd) is link
 
     def _close_all(self) -> None:
         for link in list(self._links.values()):

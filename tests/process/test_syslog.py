@@ -20,6 +20,8 @@ class Tagger(Filter):
     def on_mail(self, sender, params):
         logging.getLogger("tagger").warning("from %s\\nof caf\\udce9", sender)
 """
+COUNT = 100
+"""Many more than the kernel queues for a daemon."""
 HEAD = r"<(\d+)>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d fastmilter\[\d+\]: "
 
 
@@ -126,13 +128,13 @@ def test_a_daemon_that_stands_still_holds_up_no_mail(server: Server, daemon: Dae
     with Client(address) as client:
         begin(client)
         complete(client)
-        for number in range(300):
+        for number in range(COUNT):
             client.mail(f"{number}@example.org")
             complete(client)
-        messages = daemon.wait(r"info fastmilter\.message: .*from='(\d+)@.*", 300)
-        records = daemon.wait(r"warning tagger: from (\d+)@.*", 300)
+        messages = daemon.wait(r"info fastmilter\.message: .*from='(\d+)@.*", COUNT)
+        records = daemon.wait(r"warning tagger: from (\d+)@.*", COUNT)
     for lines in (messages, records):
-        assert [int(line[2]) for line in lines] == list(range(300)), "all of them, in order"
+        assert [int(line[2]) for line in lines] == list(range(COUNT)), "all of them, in order"
     assert server.stop() == 0
 
 

@@ -6,6 +6,7 @@ directory that the server runs in each worker leaves word of what it had: the co
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastmilter import Filter, Step, Verdict, reply
+from fastmilter.errors import NoConnection
 
 CONNECTIONS: Final = "connections"
 """A directory with a file for each worker, by its number: the names of the clients that connected to it."""
@@ -79,6 +81,8 @@ class _Common(Filter[Any]):
         if not self.is_known:
             self.is_known = True
             self.counts.add("opened")
+            with contextlib.suppress(NoConnection):  # whole, and there even if the next thing is SIGKILL
+                os.write(self.connections, f"{self.connection.hostname}\n".encode())
         if self.busy:
             self.counts.add("overlaps")
         self.busy = True
@@ -86,9 +90,8 @@ class _Common(Filter[Any]):
     def leave(self) -> None:
         self.busy = False
 
-    def on_connect(self, hostname: str, address: Any) -> None:
+    def on_connect(self, hostname: str, address: Any) -> None:  # not called where no thread was free in time
         self.enter()
-        os.write(self.connections, f"{hostname}\n".encode())  # whole, and there even if the next thing is SIGKILL
         self.leave()
 
     @property

@@ -73,7 +73,8 @@ class Judge:
     def _judge_broken(self, broken: Broken) -> None:
         if self._why(broken) is None:
             worker = self._workers.get(broken.name)
-            raise Fault(f"{broken.name}, of worker {worker}, which nobody killed then: {broken.what}")
+            life = f"{broken.at - broken.opened:.1f} s old, {'idle' if broken.was_idle else 'busy'}"
+            raise Fault(f"{broken.name}, {life}, of worker {worker}, which nobody killed then: {broken.what}")
 
     def _why(self, broken: Broken) -> str | None:
         """Return why a connection broke, ``None`` if nothing explains it."""

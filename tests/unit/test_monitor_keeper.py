@@ -4,7 +4,7 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,24 +25,30 @@ from tests.process.harness import is_gone, wait_until
 
 
 class Bench:
-    """A keeper whose monitors are children that wait for the end of their channel, or for ever."""
+    """A keeper whose monitors are children that say that they are ready, and wait for the end of their channel.
+
+    Or that are ``stubborn``, and wait for ever, or ``slow``, and never get ready.
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.orders: list[channel.Message] = []
         self.pids: list[int] = []
-        self.stubborn = False
+        self.stubborn = self.slow = False
         self.selector = selectors.DefaultSelector()
         self.keeper = MonitorKeeper(self.fork, self.orders.extend, clock=lambda: self.now)
         self.windows = Windows(metrics=open_listener(Endpoint(EndpointKind.INET, host="127.0.0.1")))
 
     def fork(self) -> tuple[int, socket.socket, int]:
         ours, theirs = channel.open_channel()
-        stubborn = self.stubborn
+        stubborn, slow = self.stubborn, self.slow
         pid = os.fork()
         if pid == 0:
             ours.close()
+            self.keeper.forget_in_child()  # a copy of a channel would keep its monitor there
             theirs.setblocking(True)
+            if not slow:
+                channel.send(theirs, channel.Ready())
             while theirs.recv(4096) or stubborn:
                 pass
             os._exit(0)
@@ -54,6 +60,21 @@ class Bench:
         """Handle what has happened."""
         for key, _ in self.selector.select(0):
             key.data()
+
+    def until_ready(self) -> None:
+        """Handle what the newest monitor says first."""
+        (ready,) = self.selector.select(10)
+        ready[0].data()
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Handle what happens until something has."""
+
+        def has_happened() -> bool:
+            self.turn()
+            return condition()
+
+        wait_until(has_happened, what)
+        self.turn()
 
     def until_ended(self, pid: int) -> None:
         wait_until(lambda: is_gone(pid), "the process ends")
@@ -103,11 +124,13 @@ def test_a_series_of_deaths_is_answered_more_and_more_slowly(bench: Bench) -> No
     assert bench.keeper.next_deadline() == bench.now
 
 
-def test_a_change_replaces_it_and_one_that_stays_is_killed(bench: Bench) -> None:
+def test_one_that_stays_after_a_change_is_killed(bench: Bench) -> None:
     bench.stubborn = True
     bench.keeper.begin(bench.windows, bench.selector)
+    bench.until_ready()
     bench.stubborn = False
     bench.keeper.change(bench.windows)
+    bench.until_ready()
     old, new = bench.pids
     assert bench.keeper.next_deadline() == bench.now + LEAVE_S
     bench.now += LEAVE_S
@@ -115,6 +138,38 @@ def test_a_change_replaces_it_and_one_that_stays_is_killed(bench: Bench) -> None
     bench.until_ended(old)
     assert not is_gone(new)
     assert bench.keeper.next_deadline() is None, "the old one is not replaced a second time"
+
+
+def test_the_old_one_serves_until_the_new_one_does(bench: Bench) -> None:
+    bench.keeper.begin(bench.windows, bench.selector)
+    bench.until_ready()
+    bench.slow = True
+    bench.keeper.change(bench.windows, may_overlap=True)
+    bench.turn()
+    old, new = bench.pids
+    os.kill(new, signal.SIGKILL)
+    bench.until_ended(new)
+    assert bench.keeper.next_deadline() == bench.now, "there is no successor, although the old one is there"
+    bench.slow = False
+    bench.keeper.on_time()
+    bench.keeper.change(bench.windows, may_overlap=True)  # a second change, before the first is over
+    assert not is_gone(old)
+    assert len(bench.pids) == 4
+    bench.until(lambda: is_gone(old) and is_gone(bench.pids[2]), "the old ones end")
+    assert not is_gone(bench.pids[3])
+    assert bench.keeper.pids() == [bench.pids[3]]
+    assert bench.keeper.next_deadline() is None
+
+
+def test_an_old_one_whose_sockets_are_closed_goes_at_once(bench: Bench) -> None:
+    bench.keeper.begin(bench.windows, bench.selector)
+    bench.until_ready()
+    (old,) = bench.pids
+    bench.slow = True
+    others = Windows(metrics=open_listener(Endpoint(EndpointKind.INET, host="127.0.0.1")))
+    bench.keeper.change(others, may_overlap=True)
+    bench.until_ended(old)
+    assert bench.keeper.pids() == bench.pids[1:]
 
 
 def test_if_both_the_old_and_the_new_one_die_there_is_one_again(bench: Bench) -> None:
