@@ -6,6 +6,7 @@ hard limit is the administrator's, and not touched even by root.
 Errors: ``ConfigError``.
 """
 
+import errno
 import logging
 import resource
 from typing import Final
@@ -20,6 +21,8 @@ CONNECTIONS: Final = 10_000
 
 RESERVED: Final = 32
 """What a worker keeps for itself and its filter: standard streams, the loop, log files, data bases."""
+
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _MASTER_OWN: Final = 64
 _MASTER_PER_WORKER: Final = 6  # the channel, the process and the pipe for its stack, of two generations
@@ -57,6 +60,11 @@ def shortage(settings: Settings, hard: int | None = None) -> str | None:
         f"the hard limit of {hard} open files leaves each worker {connections} connections: raise it to"
         f" {_needed(settings, CONNECTIONS)} (LimitNOFILE= of systemd, ulimit -Hn)"
     )
+
+
+def hint_on(error: OSError) -> str:
+    """Return what to do about an error, as the end of a line of the log, "" if more descriptors would not help."""
+    return "; raise the limits of this process" if error.errno in _SHORTAGE else ""
 
 
 def provide(settings: Settings) -> None:

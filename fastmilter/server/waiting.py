@@ -36,6 +36,7 @@ from fastmilter.server.overtime import WaitingLink
 from fastmilter.server.pace import ACCEPT_PAUSE_S, HEADROOM, RECEIVE_BYTES
 from fastmilter.server.read_ahead import Room
 from fastmilter.server.stacks import MOST_FRAMES
+from fastmilter.server.tiers import ALL
 from fastmilter.server.worker import Link, Worker
 from fastmilter.session import Phase
 
@@ -423,7 +424,7 @@ class WaitingWorker(Worker):
 
     def _pause_accepting(self, now: float) -> None:
         """Leave new connections to others while jobs have waited for half of their time."""
-        if self._drain_limits is None:
+        if self._tiers is None:
             if self._accept_again_at is None:
                 log.warning("callbacks wait for a thread for long: no new connections for now; raise --threads")
             self._leave_listeners()
@@ -510,10 +511,10 @@ class WaitingWorker(Worker):
     def _finished(self) -> bool:
         if self._stop_now:
             return True
-        limits = self._drain_limits
-        if limits is None or self._count():
+        tiers = self._tiers
+        if tiers is None or self._count():
             return False
-        return not self._leaving or monotonic() > limits[-1]
+        return not self._leaving or tiers.over(monotonic()) == ALL
 
     def _close_all(self) -> None:
         Worker._close_all(self)

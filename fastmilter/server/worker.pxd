@@ -53,7 +53,7 @@ cdef class Worker:
     cdef double _next_tick
     cdef double _next_sweep
     cdef double _sweep_s
-    cdef readonly object _drain_limits
+    cdef readonly object _tiers
     cdef readonly bint _stop_now
     cdef list _due
     cdef Py_ssize_t _due_count
@@ -63,7 +63,7 @@ cdef class Worker:
     cpdef object _begin(self)
     cpdef bint _finished(self) except -1
     cpdef double _wake_at(self) except -1
-    @cython.locals(link=Link, fd=int, now=double, waiting=Py_ssize_t)
+    @cython.locals(link=Link, fd=int, now=double)
     cpdef object _turn(self, bint may_wait)
     cdef Link _make_link(self, Stream stream, double now)
     cpdef object _on_alarm(self)
@@ -81,12 +81,12 @@ cdef class Worker:
     cdef object _hand_over(self, double now)
     cdef object _come_back(self)
     cdef object _take_what_waits(self)
+    @cython.locals(count=Py_ssize_t)
     cdef object _handle(self, Link link, double now)
     @cython.locals(link=Link, place=Py_ssize_t)
     cdef object _answer_due(self)
     cdef object _answer(self, Link link)
     cdef object _lose_by_fault(self, Link link, error)
-    cdef bint _receive(self, Link link, double now) except -1
     cdef object _run_calls(self, Link link)
     cdef bint _flush(self, Link link) except -1
     cdef bint _send(self, Link link, bytes data, Py_ssize_t start) except -1
@@ -96,7 +96,7 @@ cdef class Worker:
     cpdef object message_ended(self, Conversation conversation, verdict, Py_ssize_t edits)
     cpdef object transmit(self, Conversation conversation)
     @cython.locals(link=Link)
-    cdef Py_ssize_t _refuse_more(self, double now) except -1
+    cdef Py_ssize_t _refuse_more(self, tiers, double now) except -1
     cpdef bint _is_at_rest(self, Link link, double now) except -1
     cpdef object _close_all(self)
     cpdef object _close_logs(self)

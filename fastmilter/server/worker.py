@@ -1,7 +1,5 @@
 """One worker process: a select-based loop over its connections, callbacks run in the loop.
 
-``waiting.WaitingWorker`` builds on it for callbacks that run beside the loop.
-
 Per wake of a connection there is one receive and one send, however many packets came; every complete packet of a
 receive is worked off before the next one. The sends of a few connections go out together. A connection whose MTA does
 not read is not read either until it does.
@@ -31,6 +29,7 @@ from fastmilter.server._sockets import Stream, accept, monotonic
 from fastmilter.server.counted import Counted, show_guards, show_in_flight
 from fastmilter.server.counters import Count, Tally
 from fastmilter.server.crowd import Crowd
+from fastmilter.server.descriptors import hint_on
 from fastmilter.server.ends import EXIT_OK
 from fastmilter.server.lobby import open_lobby
 from fastmilter.server.log_context import note_on_records
@@ -41,7 +40,6 @@ from fastmilter.server.pace import (
     ACCEPT_PAUSE_S,
     ANSWERS_TOGETHER,
     ANSWERS_WAIT_S,
-    FINAL_GRACE_S,
     HANDOVER_S,
     HEADROOM,
     LEAVE_ABOVE,
@@ -54,8 +52,10 @@ from fastmilter.server.peers import open_door
 from fastmilter.server.poller import best_poller, can_accept
 from fastmilter.server.recycle import open_recycler
 from fastmilter.server.settings import Settings
+from fastmilter.server.silence import limit_of, sweep_s
 from fastmilter.server.slots import Slots
 from fastmilter.server.syslog_handler import send_what_waits
+from fastmilter.server.tiers import ALL, AT_REST, Tiers
 from fastmilter.server.titles import mark_draining
 from fastmilter.session import Phase
 
@@ -65,7 +65,6 @@ _HEADROOM = HEADROOM
 _ACCEPTED = int(Count.ACCEPTED)
 _BYTES_READ = int(Count.BYTES_READ)
 _CLOSED: Final = Phase.CLOSED
-_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Link(Counted):
@@ -83,7 +82,7 @@ class Link(Counted):
 
 
 class Worker:
-    """A process that serves connections; made after the fork, in the child."""
+    """A process that serves connections; made after the fork. ``WaitingWorker``'s callbacks run beside its loop."""
 
     def __init__(
         self,
@@ -122,8 +121,8 @@ class Worker:
         self._accept_again_at: float | None = None
         self._next_tick = 0.0
         self._next_sweep = 0.0
-        self._sweep_s = min(settings.negotiation_timeout, settings.packet_timeout, settings.idle_timeout, 20.0) / 4
-        self._drain_limits: tuple[float, ...] | None = None  # moments at which the tiers of a drain end
+        self._sweep_s = sweep_s(settings)
+        self._tiers: Tiers | None = None  # of the drain, if it has begun
         self._stop_now = False
         self._due: list[Link | None] = [None] * ANSWERS_TOGETHER  # kept: a list that grows is made anew each turn
         self._due_count = 0
@@ -162,24 +161,22 @@ class Worker:
         master_channel.send(self._channel, master_channel.Ready())
 
     def _finished(self) -> bool:
-        return self._stop_now or (self._drain_limits is not None and not self._count())
+        return self._stop_now or (self._tiers is not None and not self._count())
 
     def _wake_at(self) -> float:
-        """Return when the loop must turn, whatever happens."""
         return self._next_tick
 
     def _turn(self, may_wait: bool) -> None:
         """Handle what happens, and wait for it if there is time."""
         ready = self._poller.wait(max(0.0, self._wake_at() - monotonic()) if may_wait else 0.0)
         now = monotonic()
-        if self._drain_limits is not None and now >= self._next_tick:
-            self._refuse_more(now)  # what has come since a tier ended belongs to the next one
+        if self._tiers is not None and now >= self._next_tick:
+            self._refuse_more(self._tiers, now)  # what has come since a tier ended belongs to the next one
         for fd in ready:
             link = self._links.get(fd)
             if link is not None:
                 self._handle(link, now)
-                waiting = self._due_count
-                if waiting and (waiting >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
+                if self._due_count and (self._due_count >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
                     self._answer_due()
             elif fd in self._listeners:
                 self._accept(fd, now)
@@ -206,8 +203,8 @@ class Worker:
         self._slots.beat(self._slot, now)
         if self._tally.watched:
             self._publish()
-        if self._drain_limits is not None:
-            self._drain_further(now)
+        if self._tiers is not None:
+            self._drain_further(self._tiers, now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
             self._accept_again_at = None
             self._come_back()
@@ -219,7 +216,7 @@ class Worker:
         if self._lobby is not None:
             self._lobby.on_time(now)
             self._count_again()
-        if self._recycler is not None and self._drain_limits is None:
+        if self._recycler is not None and self._tiers is None:
             self._recycler.look(now, self._tally.messages())
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_s
@@ -261,8 +258,7 @@ class Worker:
                 self._is_shut = True  # the master has shut it down, and tells why in a moment
             else:
                 self._tally.add(Count.ACCEPT_FAILURES)
-                hint = "; raise the limits of this process" if error.errno in _SHORTAGE else ""
-                log.error("cannot accept a connection for now: %s%s", error.strerror, hint)
+                log.error("cannot accept a connection for now: %s%s", error.strerror, hint_on(error))
             self._leave_listeners()
             self._accept_again_at = self._next_tick = now + ACCEPT_PAUSE_S
             return
@@ -326,7 +322,7 @@ class Worker:
         would take most of a burst. Whether they came shows in the queue, ``HANDOVER_S`` later.
         """
         slots = self._slots
-        if slots.bell is None or self._drain_limits is not None:
+        if slots.bell is None or self._tiers is not None:
             return
         least = slots.least_loaded()
         if least is not None and not slots.polling(least):
@@ -337,7 +333,7 @@ class Worker:
 
     def _come_back(self) -> None:
         """Wait for new connections again if this worker has room for them, and no longer if there is none."""
-        if self._drain_limits is not None or self._accept_again_at is not None:
+        if self._tiers is not None or self._accept_again_at is not None:
             return
         if self._crowd.is_full(self._count()):
             self._leave_listeners()
@@ -361,9 +357,16 @@ class Worker:
                 if not self._send(link, link.unsent, link.sent):
                     return
                 self._poller.await_room(link.fd, False)
-            elif not self._receive(link, now):
-                self._close(link)
-                return
+            else:
+                count = link.stream.receive(self._room)
+                if count == 0:
+                    self._end(link)
+                    self._close(link)
+                    return
+                if count > 0:
+                    link.last_read = now
+                    self._tally.add(_BYTES_READ, count)
+                    link.session.receive_lent(self._buffer, _HEADROOM, count)
             self._run_calls(link)
             if link.session.out or link.session.tail is not None:
                 self._due[self._due_count] = link
@@ -407,18 +410,6 @@ class Worker:
                 return
             session.tail = None
             self._run_calls(link)
-
-    def _receive(self, link: Link, now: float) -> bool:
-        """Read once; return whether the connection goes on."""
-        count = link.stream.receive(self._room)
-        if count == 0:
-            self._end(link)
-            return False
-        if count > 0:
-            link.last_read = now
-            self._tally.add(_BYTES_READ, count)
-            link.session.receive_lent(self._buffer, _HEADROOM, count)
-        return True
 
     def _run_calls(self, link: Link) -> None:
         while link.next_call():
@@ -500,15 +491,9 @@ class Worker:
     # -- time ----------------------------------------------------------------------------------------------------
 
     def _close_silent(self, now: float) -> None:
-        settings = self._settings
         for link in list(self._links.values()):
             silence = now - link.last_read
-            if link.session.phase < Phase.OPEN:
-                limit, what, count = settings.negotiation_timeout, "before the negotiation", Count.SILENT_NEGOTIATION
-            elif link.session.mid_packet or link.unsent is not None:
-                limit, what, count = settings.packet_timeout, "in the middle of a packet", Count.SILENT_PACKET
-            else:
-                limit, what, count = settings.idle_timeout, "between two packets", Count.SILENT_IDLE
+            limit, what, count = limit_of(link, self._settings)
             if silence > limit:
                 self._tally.add(count)
                 self._log.silent(link, silence, what, now)
@@ -527,7 +512,7 @@ class Worker:
                 self._drain(message.limits, now)
         if gone:
             self._poller.remove(self._channel.fileno())
-            if self._drain_limits is None:
+            if self._tiers is None:
                 log.error("the master is gone; this worker finishes its connections and leaves")
                 self._drain(self._settings.drain_stop, now)
 
@@ -539,31 +524,28 @@ class Worker:
         self._listeners.clear()
         self._accept_again_at = None
         self._slots.set_listening(self._slot, False)
-        if self._drain_limits is None:
+        if self._tiers is None:
             mark_draining()
-        self._drain_limits = (*(now + limit for limit in limits), now + limits[-1] + FINAL_GRACE_S)
-        self._drain_further(now)
+        self._tiers = Tiers(limits, now)
+        self._drain_further(self._tiers, now)
 
-    def _refuse_more(self, now: float) -> int:
-        """Have 421 said at MAIL, then also at RCPT and DATA; return how many tiers have ended."""
-        limits = self._drain_limits
-        assert limits is not None
-        over = sum(now >= limit for limit in limits)
+    def _refuse_more(self, tiers: Tiers, now: float) -> int:
+        """Have 421 said at MAIL, then also at RCPT and DATA; return how many tiers are over."""
+        over = tiers.over(now)
         for link in self._links.values():
             link.session.drain = min(over, 2)
         return over
 
-    def _drain_further(self, now: float) -> None:
-        """Do what the tiers that have ended ask for: refuse what is new, close what is at rest, close all."""
-        over, limits = self._refuse_more(now), self._drain_limits
-        assert limits is not None
-        if over >= 3:
+    def _drain_further(self, tiers: Tiers, now: float) -> None:
+        """Do what the tiers that are over ask for: refuse what is new, close what is at rest, close all."""
+        over = self._refuse_more(tiers, now)
+        if over >= AT_REST:
             for link in list(self._links.values()):
-                if over == 4 or self._is_at_rest(link, now):
+                if over == ALL or self._is_at_rest(link, now):
                     self._lose(link)
             if self._lobby is not None:
                 self._lobby.close_all()
-        self._next_tick = min([self._next_tick] + [limit for limit in limits if limit > now])
+        self._next_tick = min(self._next_tick, tiers.next_end(now))
 
     def _is_at_rest(self, link: Link, now: float) -> bool:
         """Tell whether no answer is due on a connection that drains, not even to what has come and was not read yet."""
