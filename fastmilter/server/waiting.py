@@ -506,7 +506,9 @@ class WaitingWorker(Worker):
 
     def _is_at_rest(self, link: Link, now: float) -> bool:
         assert isinstance(link, WaitingLink)
-        return link.due_step < 0 and not link.is_paused and Worker._is_at_rest(self, link, now) and link.due_step < 0
+        if link.due_step >= 0 or link.is_paused:
+            return False
+        return Worker._is_at_rest(self, link, now) and link.due_step < 0  # what was read now may be due
 
     def _finished(self) -> bool:
         if self._stop_now:
