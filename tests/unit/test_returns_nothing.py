@@ -167,7 +167,7 @@ def test_a_decorated_function_is_what_is_called_and_not_what_it_wraps() -> None:
         None,
         5,
     ],
-    ids=repr,
+    ids=lambda callback: type(callback).__name__,
 )
 def test_what_cannot_be_looked_into_is_waited_for(callback: Any) -> None:
     assert not returns_nothing(callback)
