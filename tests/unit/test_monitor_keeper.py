@@ -44,14 +44,18 @@ class Bench:
         stubborn, slow = self.stubborn, self.slow
         pid = os.fork()
         if pid == 0:
-            ours.close()
-            self.keeper.forget_in_child()  # a copy of a channel would keep its monitor there
-            theirs.setblocking(True)
-            if not slow:
-                channel.send(theirs, channel.Ready())
-            while theirs.recv(4096) or stubborn:
-                pass
-            os._exit(0)
+            try:
+                ours.close()
+                self.keeper.forget_in_child()  # a copy of a channel would keep its monitor there
+                theirs.setblocking(True)
+                if not slow:
+                    channel.send(theirs, channel.Ready())
+                while stubborn:
+                    signal.pause()
+                while theirs.recv(4096):  # or it is reset, if nobody has read that we are ready
+                    pass
+            finally:
+                os._exit(0)  # whatever happens: this process must not go on with the tests
         theirs.close()
         self.pids.append(pid)
         return pid, ours, os.pidfd_open(pid)
