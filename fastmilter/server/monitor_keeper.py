@@ -126,7 +126,7 @@ class MonitorKeeper:
         self._selector = selector
         now = self._clock()
         for pid in former:
-            self._watch_over(_Monitor(pid, None, open_pidfd(pid), now, is_outdated=True, kill_at=now + LEAVE_S))
+            self._watch_over(_Monitor(pid, None, open_pidfd(pid), now, kill_at=now + LEAVE_S))
         self.change(windows)
 
     def pids(self) -> list[int]:

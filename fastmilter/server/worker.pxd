@@ -96,7 +96,7 @@ cdef class Worker:
     cpdef object message_ended(self, Conversation conversation, verdict, Py_ssize_t edits)
     cpdef object transmit(self, Conversation conversation)
     @cython.locals(link=Link)
-    cdef Py_ssize_t _refuse_more(self, tiers, double now) except -1
+    cdef object _refuse_more(self, tiers, double now)
     cpdef bint _is_at_rest(self, Link link, double now) except -1
     cpdef object _close_all(self)
     cpdef object _close_logs(self)

@@ -204,7 +204,7 @@ class Worker:
         if self._tally.watched:
             self._publish()
         if self._tiers is not None:
-            self._drain_further(self._tiers, now)
+            self._close_drained(self._tiers, now)
         elif self._accept_again_at is None or now >= self._accept_again_at:
             self._accept_again_at = None
             self._come_back()
@@ -527,18 +527,18 @@ class Worker:
         if self._tiers is None:
             mark_draining()
         self._tiers = Tiers(limits, now)
-        self._drain_further(self._tiers, now)
+        self._refuse_more(self._tiers, now)
+        self._next_tick = now  # the rest of what it asks for is done at the end of this turn
 
-    def _refuse_more(self, tiers: Tiers, now: float) -> int:
-        """Have 421 said at MAIL, then also at RCPT and DATA; return how many tiers are over."""
+    def _refuse_more(self, tiers: Tiers, now: float) -> None:
+        """Have 421 said at MAIL, then also at RCPT and DATA, as the tiers ask for that are over."""
         over = tiers.over(now)
         for link in self._links.values():
             link.session.drain = min(over, 2)
-        return over
 
-    def _drain_further(self, tiers: Tiers, now: float) -> None:
-        """Do what the tiers that are over ask for: refuse what is new, close what is at rest, close all."""
-        over = self._refuse_more(tiers, now)
+    def _close_drained(self, tiers: Tiers, now: float) -> None:
+        """Close what the tiers ask for that are over: what is at rest, at last all."""
+        over = tiers.over(now)
         if over >= AT_REST:
             for link in list(self._links.values()):
                 if over == ALL or self._is_at_rest(link, now):
