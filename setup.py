@@ -51,6 +51,7 @@ COMPILED = (
     "server.message_log",
     "server.counted",
     "server.crowd",
+    "server.intake",
     "server.worker",
     "server.overtime",
     "server.waiting",

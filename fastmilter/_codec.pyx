@@ -18,14 +18,14 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 
-from fastmilter._messages cimport Body, Connect, Header, Macros, MailFrom, RcptTo
+from fastmilter._messages cimport Body, Connect, Header, Helo, Macros, MailFrom, RcptTo
 from fastmilter._packets cimport DATA_BYTES, HEAD, LENGTH, WITHOUT_DATA, fits, read_u32
 from fastmilter._scan cimport Scanner
 from fastmilter._text cimport name_of, text_of
 
 from fastmilter import _bounds, constants
 from fastmilter._messages import (
-    AddHeader, AddRecipient, ChangeHeader, ChangeSender, DeleteRecipient, EndOfMessage, Helo, InsertHeader, Negotiate,
+    AddHeader, AddRecipient, ChangeHeader, ChangeSender, DeleteRecipient, EndOfMessage, InsertHeader, Negotiate,
     Quarantine, ReplaceBody, ReplyCode, Unknown,
 )
 from fastmilter.errors import RemoteProtocolError
@@ -105,23 +105,32 @@ cdef Macros decode_macros(Packet *packet):
     return message
 
 
-cdef object decode_connect(Packet *packet):
-    cdef bytes hostname = take_string(packet, "host name")
+cdef Connect decode_connect(Packet *packet):
+    cdef Connect message = Connect.__new__(Connect)
     cdef uint8_t family
-    cdef uint32_t port
+    message.hostname = take_string(packet, "host name")
     if not left(packet):
         raise wrong(packet, "the family of the address is missing")
     family = packet.data[packet.at]
+    message.family = PyBytes_FromStringAndSize(<const char *> packet.data + packet.at, 1)
+    message.address = b""
     packet.at += 1
     if family == c"U":
-        return Connect(hostname, b"U")
+        return message
     if family != c"4" and family != c"6" and family != c"L":
-        raise wrong(packet, f"family {bytes([family])!r}, expected '4', '6', 'L' or 'U'")
+        raise wrong(packet, f"family {message.family!r}, expected '4', '6', 'L' or 'U'")
     if left(packet) < 3:
         raise wrong(packet, "port and address are missing")
-    port = (packet.data[packet.at] << 8) | packet.data[packet.at + 1]
+    message.port = (packet.data[packet.at] << 8) | packet.data[packet.at + 1]
     packet.at += 2
-    return Connect(hostname, bytes([family]), port, take_string(packet, "address"))
+    message.address = take_string(packet, "address")
+    return message
+
+
+cdef Helo decode_helo(Packet *packet):
+    cdef Helo message = Helo.__new__(Helo)
+    message.name = take_string(packet, "name")
+    return message
 
 
 cdef MailFrom decode_mail(Packet *packet):
@@ -195,7 +204,7 @@ cdef object command_of(Packet *packet):
     elif letter == c"C":
         return decode_connect(packet)
     elif letter == c"H":
-        return Helo(take_string(packet, "name"))
+        return decode_helo(packet)
     elif letter == c"U":
         return Unknown(take_string(packet, "command"))
     elif letter == c"O":

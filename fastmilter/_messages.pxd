@@ -33,3 +33,7 @@ cdef class MailFrom:
 cdef class RcptTo:
     cdef readonly bytes recipient
     cdef readonly tuple params
+
+
+cdef class Helo:
+    cdef readonly bytes name

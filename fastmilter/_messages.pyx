@@ -15,6 +15,8 @@ from libc.string cimport memchr, memcmp
 
 cdef bytes plain(object letter):
     """A letter as plain bytes, also where it comes as a member of CommandLetter or Family."""
+    if type(letter) is bytes:
+        return letter
     if not isinstance(letter, bytes):
         raise TypeError(f"Expected bytes, got {type(letter).__name__}")
     return bytes(letter)
@@ -45,6 +47,8 @@ cdef class Negotiate:
 
 
 @cython.final
+@cython.freelist(64)
+@cython.no_gc  # what it holds leads nowhere
 cdef class Macros:
     """Macros for the command whose letter is ``command`` (SMFIC_MACRO ``D``): letter, then {name NUL value NUL}.
 
@@ -127,6 +131,7 @@ cdef class Macros:
 
 
 @cython.final
+@cython.freelist(16)
 @dataclass(frozen=True, init=False)
 cdef class Connect:
     """An SMTP client connected (SMFIC_CONNECT ``C``): hostname NUL, family; unless ``U``: u16 port, address NUL."""
@@ -144,6 +149,7 @@ cdef class Connect:
 
 
 @cython.final
+@cython.freelist(16)
 @dataclass(frozen=True)
 cdef class Helo:
     """HELO or EHLO (SMFIC_HELO ``H``): name NUL."""
@@ -152,6 +158,8 @@ cdef class Helo:
 
 
 @cython.final
+@cython.freelist(16)
+@cython.no_gc  # as above
 @dataclass(frozen=True)
 cdef class MailFrom:
     """MAIL (SMFIC_MAIL ``M``): reverse-path as typed NUL, then each ESMTP parameter NUL."""
@@ -161,6 +169,8 @@ cdef class MailFrom:
 
 
 @cython.final
+@cython.freelist(16)
+@cython.no_gc  # as above
 @dataclass(frozen=True)
 cdef class RcptTo:
     """RCPT (SMFIC_RCPT ``R``): forward-path as typed NUL, then each ESMTP parameter NUL."""
@@ -192,6 +202,7 @@ cdef class EndOfHeaders:
 
 
 @cython.final
+@cython.freelist(16)
 @dataclass(frozen=True)
 cdef class Body:
     """A piece of the body, cut anywhere (SMFIC_BODY ``B``): at least one byte, as it stands."""

@@ -5,10 +5,13 @@ cimport cython
 from fastmilter._text cimport path_text, subtype_of_str, to_bytes, to_text
 
 cdef dict _NAMES_OF_FAMILIES
+cdef bytes _UNIX
 cpdef object params_of(tuple params)
 cpdef object address_of(bytes raw)
 
 
+@cython.freelist(16)
+@cython.no_gc
 cdef class SocketAddress:
     cdef readonly str family
     cdef readonly str host

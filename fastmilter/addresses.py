@@ -156,6 +156,8 @@ _NAMES_OF_FAMILIES: Final[dict[bytes, AddressFamily]] = {
     Family.UNIX.value: "unix",
 }
 
+_UNIX: Final[bytes] = Family.UNIX.value
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -238,14 +240,16 @@ class SocketAddress:
 def socket_address(family: bytes, port: int, address: bytes) -> SocketAddress:
     """Return the address in a CONNECT packet: ``SocketAddress.from_wire``, without the cost of calling a class."""
     made = SocketAddress.__new__(SocketAddress)
-    made.family = _NAMES_OF_FAMILIES.get(family, "unknown")
-    if made.family == "unknown":
+    name = _NAMES_OF_FAMILIES.get(family)
+    if name is None:
+        made.family = "unknown"
         return made
+    made.family = name
     text = to_text(address)
-    if made.family == "unix":
+    if family == _UNIX:
         made.path = text or None
         return made
-    if text[:5].lower() == "ipv6:":
+    if text[:1] in "iI" and text[:5].lower() == "ipv6:":
         text = text[5:]
     made.host = text or None
     made.port = port or None

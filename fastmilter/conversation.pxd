@@ -1,9 +1,11 @@
 # The types that make the compiled conversation fast; what the code means stands in conversation.py alone.
 
+cimport cython
+
 from fastmilter._call cimport call_method
 from fastmilter._messages cimport Body, Connect, Header, MailFrom, RcptTo
 from fastmilter._text cimport to_text
-from fastmilter.addresses cimport address_of, params_of
+from fastmilter.addresses cimport address_of, params_of, socket_address
 from fastmilter.filter cimport Binding
 from fastmilter.message cimport Connection, EditableMessage
 from fastmilter.session cimport Session
@@ -36,9 +38,12 @@ cdef class Conversation(Binding):
     cdef object _recipient
     cdef readonly tuple broken
 
+    cdef object _begin_with(self, plan, host)
     cdef object _complain(self, text)
     cpdef bint next_call(self) except -1
     cpdef object invoke(self)
+    @cython.locals(is_step=bint)
+    cpdef bint next_in_row(self) except -1
     cdef bint _take(self, event) except -1
     cdef bint _take_for_connection(self, kind, event) except -1
     cdef object _later(self, int purpose, str name, tuple arguments)
@@ -58,6 +63,7 @@ cdef class Conversation(Binding):
     cdef EditableMessage _in_work(self)
     cdef object _spare(self)
     cdef bint _header(self, Header event) except -1
+    @cython.locals(field=tuple)
     cdef bint _next_field(self) except -1
     cdef bint _ask(self, int step, str name, tuple arguments) except -1
     cdef bint _end_of_message(self, event) except -1

@@ -18,7 +18,6 @@ answered by ``on_error`` or ``error_verdict``, and its own edits are dropped.
 
 import inspect
 import reprlib
-from enum import IntEnum, auto
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -37,7 +36,7 @@ from fastmilter._messages import (
     Unknown,
 )
 from fastmilter._text import to_text
-from fastmilter.addresses import address_of, params_of
+from fastmilter.addresses import address_of, params_of, socket_address
 from fastmilter.constants import Step
 from fastmilter.edits import body_packets, discard
 from fastmilter.errors import FastmilterError
@@ -58,6 +57,7 @@ from fastmilter.negotiation import (
     negotiate,
 )
 from fastmilter.plan import Plan
+from fastmilter.purpose import Purpose
 from fastmilter.replies import CONTINUE, TEMPFAIL, Answer, Verdict, VerdictKind
 from fastmilter.session import ADMISSIBLE, Session
 
@@ -82,19 +82,6 @@ class Host(Protocol):
         """Count a message that has its verdict, and so many edits with it, or was dropped before one (``None``)."""
 
 
-class Purpose(IntEnum):
-    """What the call in work is for."""
-
-    STEP = auto()
-    ERROR = auto()  # on_error, in place of a callback that raised
-    LAST_CHUNK = auto()  # on_body for data that came with the end of the message
-    MAKE = auto()  # the filter object
-    NEGOTIATE = auto()
-    NOTICE = auto()  # the result means nothing
-    MESSAGE_END = auto()  # on_message_end, after which the message is gone
-    CLOSE = auto()  # on_close, after which the filter object is gone
-
-
 _STEP, _ERROR, _LAST_CHUNK, _MAKE, _NEGOTIATE, _NOTICE, _MESSAGE_END, _CLOSE = Purpose
 
 
@@ -108,6 +95,9 @@ class Conversation(Binding):
 
     def __init__(self, plan: Plan, host: Host) -> None:
         """Begin a connection for the filter class of ``plan``."""
+        self._begin_with(plan, host)
+
+    def _begin_with(self, plan: Plan, host: Host) -> None:
         self.plan = plan
         self.session = Session()
         self.filter: Filter[SimpleNamespace] | None = None
@@ -293,9 +283,10 @@ class Conversation(Binding):
             self.session.refuse(error)
 
     def _connect(self, event: Connect) -> bool:
-        connection = self.connection = Connection(self.session, event)
+        self.connection = Connection(self.session, event)
         if "on_connect" in self._overridden:
-            return self._call(_STEP, "on_connect", (connection.hostname, connection.address))
+            address = socket_address(event.family, event.port, event.address)
+            return self._call(_STEP, "on_connect", (to_text(event.hostname), address))
         self._go_on()
         return False
 
@@ -374,6 +365,14 @@ class Conversation(Binding):
             return False
         self._in_work()._shown.append(field[0])
         return self._begin(_STEP, "on_header", field)
+
+    def next_in_row(self) -> bool:
+        """Tell whether one more header field came behind the one whose callback returned ``None``, and nobody waits.
+
+        Then it is to ``invoke`` at once, and ``returned`` has nothing to do for the one before.
+        """
+        session, is_step = self.session, self._purpose == _STEP and self._todo is None
+        return is_step and session.step == HEADER and not session._is_answered(HEADER) and self._next_field()
 
     def _ask(self, step: int, name: str, arguments: tuple[Any, ...]) -> bool:
         """Have the callback of a step of the message called, or answer in its place."""
@@ -591,7 +590,7 @@ class Conversation(Binding):
 
     def _finish_with_edits(self, message: EditableMessage, verdict: Verdict) -> int:
         session = self.session
-        composed = message._compose(self._connected().mta == "sendmail")
+        composed = message._compose(self._connected()._find_mta() == "sendmail")
         if composed.body is None:
             session.finish(verdict, composed.head + composed.foot)
         else:

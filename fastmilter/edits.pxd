@@ -6,6 +6,8 @@ from fastmilter._encode cimport encode, header_packet
 from fastmilter._text cimport is_field_name, is_one_line, is_same_name, to_bytes, to_text
 
 
+@cython.freelist(16)
+@cython.no_gc
 cdef class SetHeader:
     cdef readonly bytes name
     cdef readonly Py_ssize_t index
@@ -16,6 +18,8 @@ cdef class DeleteHeaders:
     cdef readonly bytes name
 
 
+@cython.freelist(16)
+@cython.no_gc
 cdef class AppendHeader:
     cdef readonly bytes name
     cdef readonly bytes value
@@ -25,6 +29,8 @@ cdef class NewBody:
     cdef readonly object source
 
 
+@cython.freelist(16)
+@cython.no_gc
 cdef class Composed:
     cdef readonly list head
     cdef readonly object body
@@ -42,9 +48,12 @@ cdef bytes _change(SetHeader edit)
 cdef dict _counted(list shown)
 cdef Py_ssize_t _number_of(bytes name, list shown, dict counted) except -1
 cdef bint _names(object made, DeleteHeaders edit) except -1
+@cython.locals(change=SetHeader, lower=bytes, changes=dict, additions=dict)
 cdef tuple _settle(list edits, list shown)
+@cython.locals(made=Composed)
+cdef Composed _composed(list head, object body, list foot)
 cpdef Composed compose(list edits, list shown, bint appends_in_place, bint may_add=*, object recipients=*)
-cdef bytes _append(object edit, bint in_the_way)
+cdef bytes _append(bytes name, bytes value, bint in_the_way)
 cdef bint _may_be_there(bytes name, list shown, list added) except -1
 cdef int _ADD, _INSERT, _CHANGE
 cdef bytes _folded(bytes name, bytes value)

@@ -190,10 +190,9 @@ def discard(edits: Iterable[Edit]) -> None:
 class Composed:
     """Edits as they go on the wire: ``head``, then the body's packets from ``body``, then ``foot``."""
 
-    def __init__(self, head: list[bytes], body: bytes | IO[bytes] | None, foot: list[bytes]) -> None:
-        self.head = head
-        self.body = body
-        self.foot = foot
+    head: list[bytes]
+    body: bytes | IO[bytes] | None
+    foot: list[bytes]
 
 
 def compose(
@@ -223,28 +222,31 @@ def compose(
             head.append(_change(addition))
         else:
             in_the_way = appends_in_place and _may_be_there(addition.name, shown, added)
-            head.append(_append(addition, in_the_way))
+            head.append(_append(addition.name, addition.value, in_the_way))
         if appends_in_place:
             added.append(to_text(addition.name))
     if not others:
-        return Composed(head, None, [])
+        return _composed(head, None, [])
     head += _envelope(others, recipients)
     bodies = [edit.source for edit in others if type(edit) is NewBody]
     body = bodies[-1] if bodies else None
     discard([edit for edit in others if type(edit) is NewBody and edit.source is not body])
     quarantines = [encode(edit) for edit in others if type(edit) is Quarantine]
-    return Composed(head, body, quarantines[-1:])
+    return _composed(head, body, quarantines[-1:])
+
+
+def _composed(head: list[bytes], body: bytes | IO[bytes] | None, foot: list[bytes]) -> Composed:
+    made = Composed.__new__(Composed)
+    made.head, made.body, made.foot = head, body, foot
+    return made
 
 
 def _change(edit: SetHeader) -> bytes:
     return header_packet(_CHANGE, edit.index, edit.name, edit.value or b"")
 
 
-def _append(edit: AppendHeader | SetHeader, in_the_way: bool) -> bytes:
-    value = edit.value or b""
-    if in_the_way:
-        return header_packet(_INSERT, APPEND_INDEX, edit.name, value)
-    return header_packet(_ADD, None, edit.name, value)
+def _append(name: bytes, value: bytes, in_the_way: bool) -> bytes:
+    return header_packet(_INSERT, APPEND_INDEX, name, value) if in_the_way else header_packet(_ADD, None, name, value)
 
 
 _ADD, _INSERT, _CHANGE = b"him"
@@ -316,15 +318,18 @@ def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader]
     # One look through the fields is cheaper for a few edits; the mail decides how many fields there are.
     counted = _counted(shown) if shown is not None and len(edits) > _FEW else None
     for edit in edits:
-        if isinstance(edit, (AppendHeader, InsertHeader)):
+        kind = type(edit)
+        if kind is AppendHeader or kind is InsertHeader:
             additions[number] = edit
             number += 1
         elif isinstance(edit, SetHeader):
-            place = edit.name.lower(), edit.index
-            if shown is None or edit.index <= _number_of(place[0], shown, counted):
-                changes[place] = edit
-            elif edit.value is not None:
-                additions[place] = edit
+            change = edit  # of a type that C knows
+            lower = change.name.lower()
+            place = lower, change.index
+            if shown is None or change.index <= _number_of(lower, shown, counted):
+                changes[place] = change
+            elif change.value is not None:
+                additions[place] = change
             else:
                 additions.pop(place, None)
         elif isinstance(edit, DeleteHeaders):
@@ -335,7 +340,7 @@ def _settle(edits: list[Edit], shown: list[str] | None) -> tuple[list[SetHeader]
                 changes[edit.name.lower(), index] = SetHeader(edit.name, index, None)
         else:
             others.append(edit)
-    return list(changes.values()), list(additions.values()), others
+    return [made for made in changes.values()], [made for made in additions.values()], others  # faster than list()
 
 
 _FEW: Final = 8

@@ -1,11 +1,15 @@
 # The types that make the compiled counters small and fast; what the code means stands in limits.py alone.
 
+cimport cython
+
 cdef class Limits:
     cdef readonly Py_ssize_t recipients
     cdef readonly Py_ssize_t fields
     cdef readonly Py_ssize_t field_bytes
 
 
+@cython.freelist(16)
+@cython.no_gc
 cdef class Extent:
     cdef Limits _limits
     cdef readonly Py_ssize_t recipients

@@ -6,13 +6,14 @@ from fastmilter._text cimport to_bytes, to_text
 cimport cython
 
 cdef int _MAIL, _RCPT
-cdef dict _STAGES
+cdef tuple _STAGE_OF
 
 @cython.locals(changed=list, stage=Py_ssize_t)
 cpdef object stored(object stages, MacroSet macros)
 cpdef object cleared(object stages, int first)
+@cython.locals(stage=Py_ssize_t)
+cdef Py_ssize_t _end_of(tuple stages) except -1
 cpdef object for_message(object stages)
-@cython.locals(kept=list, stage=Py_ssize_t)
 cdef list _without(object stages, int first)
 @cython.locals(stage=Py_ssize_t)
 cpdef object clear(object stages, int first)

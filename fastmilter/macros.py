@@ -24,7 +24,7 @@ NO_STAGES: Final[Stages] = (None,) * 7
 CONNECTION_STAGES: Final = 2
 """How many of the sets describe the connection (CONNECT, HELO); the others describe a message."""
 
-_STAGES: Final = STAGE_OF_LETTER  # the same with a type that C knows
+_STAGE_OF: Final = tuple(STAGE_OF_LETTER.get(bytes([letter]), -1) for letter in range(256))
 _MAIL: Final = STAGE_OF_LETTER[b"M"]
 _RCPT: Final = STAGE_OF_LETTER[b"R"]
 
@@ -35,7 +35,7 @@ def stored(stages: Stages, macros: codec.Macros) -> Stages:
     Sets of CONNECT, HELO and MAIL come before the message they belong to has begun: they go into a new tuple, so that
     the message before keeps its own. Later ones go into the list of the message in work.
     """
-    stage = _STAGES.get(macros.command, -1)
+    stage = _STAGE_OF[macros.command[0]]
     if stage < 0 or not macros:  # an empty set leaves the old one
         return stages
     changed = list(stages) if stage <= _MAIL or not isinstance(stages, list) else stages
@@ -48,7 +48,17 @@ def cleared(stages: Stages, first: int) -> Stages:
 
     It is a tuple: thousands of idle connections hold one, and a list is a third larger.
     """
-    return stages if stages is NO_STAGES else tuple(_without(stages, first))
+    if isinstance(stages, tuple) and _end_of(stages) <= first:
+        return stages
+    return tuple(_without(stages, first))
+
+
+def _end_of(stages: Stages) -> int:
+    """Return the number of the stage after the last one that has a set."""
+    for stage in range(len(stages) - 1, -1, -1):
+        if stages[stage] is not None:
+            return stage + 1
+    return 0
 
 
 def for_message(stages: Stages) -> Stages:
@@ -58,8 +68,7 @@ def for_message(stages: Stages) -> Stages:
 
 def _without(stages: Stages, first: int) -> list[codec.Macros | None]:
     kept = list(stages)
-    for stage in range(first, len(kept)):
-        kept[stage] = None
+    clear(kept, first)
     return kept
 
 

@@ -10,11 +10,16 @@ cdef int _ADD_HEADERS, _CHANGE_HEADERS, _ADD_RECIPIENT, _ADD_RECIPIENT_PARAMS, _
 cdef int _CHANGE_SENDER, _CHANGE_BODY, _QUARANTINE
 
 
+cdef object _mta_of(object stages)
+
+
 cdef class Connection:
     cdef Session _session
     cdef object _connect
     cdef public bytes _helo
     cdef object _known_mta
+
+    cpdef object _find_mta(self)
 
 
 cdef class EditableMessage:

@@ -112,6 +112,9 @@ class Connection:
     @property
     def mta(self) -> str | None:
         """``"postfix"``, ``"sendmail"`` or ``None`` if unknown: from the macro ``v``, or else from its habits."""
+        return self._find_mta()
+
+    def _find_mta(self) -> str | None:
         if self._known_mta is None:
             self._known_mta = _mta_of(self._session.stages[:CONNECTION_STAGES])
         return self._known_mta

@@ -234,7 +234,10 @@ class Session:
         if self.step != HEADER or self.extent is None or self._pushed is not None:
             return None
         field = self._decoder.next_field()
-        if field is not None and self.extent.field_is_beyond(len(field[0]) + len(field[1])) and self.kept is None:
+        if field is None:
+            return None
+        name, value = field
+        if self.extent.field_is_beyond(len(name) + len(value)) and self.kept is None:
             self._pushed = self._refuse_header(self.extent)  # from the next field on none is shown
         return field
 

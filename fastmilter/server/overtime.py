@@ -17,9 +17,10 @@ from fastmilter._call import call_method
 from fastmilter._messages import Connect
 from fastmilter._scan import Scanner
 from fastmilter.constants import STEPS
-from fastmilter.conversation import Host, Purpose
+from fastmilter.conversation import Host
 from fastmilter.negotiation import CONNECT, END_OF_MESSAGE
 from fastmilter.plan import Plan
+from fastmilter.purpose import Purpose
 from fastmilter.replies import Verdict
 from fastmilter.server._sockets import Stream
 from fastmilter.server.counters import Tally

@@ -11,6 +11,9 @@ large buffer for each receive would cost a factor 3."""
 HEADROOM: Final = MAX_DATA_BYTES + 5
 """Room in front of it for what has come of a packet already: for the largest, unless larger ones were agreed."""
 
+ACCEPTS_TOGETHER: Final = 16
+"""How many connections are accepted at a turn at most where they come one behind the other."""
+
 ANSWERS_TOGETHER: Final = 16
 """How many connections are worked off at most before their answers leave: the first waits for the last."""
 

@@ -12,44 +12,36 @@ Errors end in three places: a callback's in ``_run_calls`` (answered by the conv
 """
 
 import contextlib
-import errno
 import gc
 import logging
 import math
 import socket
 from typing import Any, Final
 
+from fastmilter.constants import STEPS
 from fastmilter.conversation import Conversation, Host
 from fastmilter.filter import Filter
 from fastmilter.plan import Plan, build_options, refuse_awaitable
 from fastmilter.replies import Verdict
 from fastmilter.server import channel as master_channel
 from fastmilter.server._in_work import InWork
-from fastmilter.server._sockets import Stream, accept, monotonic
+from fastmilter.server._sockets import Stream, monotonic
 from fastmilter.server.counted import Counted, show_guards, show_in_flight
 from fastmilter.server.counters import Count, Tally
-from fastmilter.server.crowd import Crowd
-from fastmilter.server.descriptors import hint_on
 from fastmilter.server.ends import EXIT_OK
-from fastmilter.server.lobby import open_lobby
+from fastmilter.server.intake import Intake
 from fastmilter.server.log_context import note_on_records
 from fastmilter.server.log_file import take_log_files
 from fastmilter.server.log_lines import ConnectionLog, end_of_line
 from fastmilter.server.message_log import open_message_log
 from fastmilter.server.pace import (
-    ACCEPT_PAUSE_S,
     ANSWERS_TOGETHER,
     ANSWERS_WAIT_S,
-    HANDOVER_S,
     HEADROOM,
-    LEAVE_ABOVE,
     RECEIVE_BYTES,
     SEND_BYTES,
-    TAKEN_BACK,
     TICK_S,
 )
-from fastmilter.server.peers import open_door
-from fastmilter.server.poller import best_poller, can_accept
 from fastmilter.server.recycle import open_recycler
 from fastmilter.server.settings import Settings
 from fastmilter.server.silence import limit_of, sweep_s
@@ -62,8 +54,8 @@ from fastmilter.session import Phase
 log = logging.getLogger(__name__)
 
 _HEADROOM = HEADROOM
-_ACCEPTED = int(Count.ACCEPTED)
 _BYTES_READ = int(Count.BYTES_READ)
+_NEW: Final = Phase.NEW
 _CLOSED: Final = Phase.CLOSED
 
 
@@ -71,7 +63,7 @@ class Link(Counted):
     """A conversation with its socket."""
 
     def __init__(self, plan: Plan, host: Host, tally: Tally, stream: Stream, now: float) -> None:
-        super().__init__(plan, host)
+        self._begin_with(plan, host)  # what __init__ above does, at a third of the cost
         self.count_in(tally)
         self.stream = stream
         self.fd = stream.fileno()
@@ -81,7 +73,7 @@ class Link(Counted):
         self.peer: str | None = None  # the MTA, if a proxy has named it
 
 
-class Worker:
+class Worker(Intake):
     """A process that serves connections; made after the fork. ``WaitingWorker``'s callbacks run beside its loop."""
 
     def __init__(
@@ -94,38 +86,24 @@ class Worker:
         slot: int,
     ) -> None:
         """Take what the master hands over; ``run`` does the rest."""
+        super().__init__(settings, listeners, slots, slot)
         self.plan = filter_class._fastmilter_plan
         self._filter_class = filter_class
-        self._settings = settings
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._tcp = {listener.fileno() for listener in listeners if listener.family != socket.AF_UNIX}
-        self._door = open_door(settings, slots, slot, listeners)
-        self._crowd = Crowd(settings, slots)
         self._recycler = open_recycler(settings, channel)
         self._channel = channel
         self._reader = master_channel.Reader()
-        self._slots = slots
-        self._slot = slot
-        self._tally = slots.counters.tally(slot, timed=settings.is_timed, watched=settings.is_watched)
         self._in_work = InWork(slots, slot)
         self._log = ConnectionLog(log)
         self._links: dict[int, Link] = {}
-        self._poller = best_poller()
-        self._lobby = open_lobby(settings, listeners, self._door, self._poller)
         self._message_log = open_message_log(settings, slots.number(slot), self._poller)
         self._buffer = memoryview(bytearray(HEADROOM + RECEIVE_BYTES))
         self._room = self._buffer[HEADROOM:]
-        self._listening = False
-        self._is_shut = False
-        self._may_have = 0  # connections, although that is more than its share
-        self._accept_again_at: float | None = None
-        self._next_tick = 0.0
         self._next_sweep = 0.0
         self._sweep_s = sweep_s(settings)
-        self._tiers: Tiers | None = None  # of the drain, if it has begun
         self._stop_now = False
         self._due: list[Link | None] = [None] * ANSWERS_TOGETHER  # kept: a list that grows is made anew each turn
         self._due_count = 0
+        self._ready: list[list[Link]] = [[] for _ in range(len(STEPS) + 1)]  # connections, by what they wait for
         self._alarm = -1
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -172,27 +150,50 @@ class Worker:
         now = monotonic()
         if self._tiers is not None and now >= self._next_tick:
             self._refuse_more(self._tiers, now)  # what has come since a tier ended belongs to the next one
+        self._turn_number += 1
         for fd in ready:
             link = self._links.get(fd)
-            if link is not None:
+            if link is None:
+                self._look_at(fd, now)
+            elif len(ready) == 1:
                 self._handle(link, now)
-                if self._due_count and (self._due_count >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
-                    self._answer_due()
-            elif fd in self._listeners:
-                self._accept(fd, now)
-            elif self._lobby is not None and fd in self._lobby.guests:
-                self._meet(fd, now)
-            elif fd == self._channel.fileno():
-                self._answer_due()  # orders may close connections
-                self._take_orders(now)
-            elif fd == self._slots.bell:
-                self._come_back()
-            elif fd == self._alarm:
-                self._on_alarm()
+            else:
+                self._ready[0 if link.session.phase is _NEW else link.session.step + 1].append(link)
+        if len(ready) > 1:
+            self._handle_all(now)
         self._answer_due()
         if now >= self._next_tick:
             self._tick(now)
         self._flush_log()
+
+    def _handle_all(self, now: float) -> None:
+        """Handle the connections that are ready, those that are as far as each other one after the other.
+
+        Then the code of their step, and what it works on, is in the processor's cache for all but the first.
+        """
+        for links in self._ready:
+            if not links:
+                continue
+            for link in links:
+                if self._links.get(link.fd) is not link:
+                    continue  # closed meanwhile
+                self._handle(link, now)
+                if self._due_count and (self._due_count >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
+                    self._answer_due()
+            del links[:]  # cheaper than clear()
+
+    def _look_at(self, fd: int, now: float) -> None:
+        """Do what a descriptor that is no connection to an MTA is ready for."""
+        if fd in self._listeners:
+            self._take_new(fd, now)
+        elif self._lobby is not None and fd in self._lobby.guests:
+            self._meet(fd, now)
+        elif fd == self._channel.fileno():
+            self._take_orders(now)
+        elif fd == self._slots.bell:
+            self._come_back()
+        elif fd == self._alarm:
+            self._on_alarm()
 
     def _flush_log(self) -> None:
         if self._message_log is not None:
@@ -227,61 +228,7 @@ class Worker:
         show_in_flight(self._tally, self._links.values())
         show_guards(self._tally)
 
-    # -- listeners -----------------------------------------------------------------------------------------------
-
-    def _listen(self) -> None:
-        """Wait for new connections from now on."""
-        if not self._listening:
-            for fd in self._listeners:
-                self._poller.add_listener(fd)
-            self._listening = True
-            self._slots.set_polling(self._slot, True)
-
-    def _leave_listeners(self) -> None:
-        if self._listening:
-            for fd in self._listeners:
-                self._poller.remove(fd)
-            self._listening = False
-            self._slots.set_polling(self._slot, False)
-
-    def _accept(self, listener: int, now: float) -> None:
-        """Take one connection: who was woken for it must, before it may leave the listeners to others."""
-        if self._crowd.all_are_full():  # so nobody else may take it either: the first who has room comes back for it
-            self._leave_listeners()
-            return
-        try:
-            stream = accept(listener, listener in self._tcp)
-        except ConnectionAbortedError:
-            return  # the MTA has gone again
-        except OSError as error:
-            if error.errno == errno.EINVAL and not self._is_shut:
-                self._is_shut = True  # the master has shut it down, and tells why in a moment
-            else:
-                self._tally.add(Count.ACCEPT_FAILURES)
-                log.error("cannot accept a connection for now: %s%s", error.strerror, hint_on(error))
-            self._leave_listeners()
-            self._accept_again_at = self._next_tick = now + ACCEPT_PAUSE_S
-            return
-        if stream is None:
-            return  # another worker was faster
-        if self._lobby is not None and listener in self._lobby.listeners:
-            if not self._lobby.enter(stream, listener, now):
-                self._tally.add(Count.REFUSED)
-                return
-        elif self._door is not None and not self._door.admit(stream.fileno(), listener, now):
-            self._tally.add(Count.REFUSED)
-            stream.close()
-            return
-        else:
-            self._add_link(stream, now)
-        self._tally.add(_ACCEPTED)
-        self._slots.set_connections(self._slot, self._count())
-        if self._has_enough():
-            self._hand_over(now)
-        elif self._crowd.is_full(self._count()):
-            self._hand_over(now)
-            self._leave_listeners()
-            self._slots.ring()  # the others may be full too: that of all workers together is a limit of each
+    # -- new connections -----------------------------------------------------------------------------------------
 
     def _add_link(self, stream: Stream, now: float) -> Link:
         link = self._make_link(stream, now)
@@ -301,52 +248,11 @@ class Worker:
         """Return the number of connections, those that have not told yet who they are included."""
         return len(self._links) if self._lobby is None else len(self._links) + len(self._lobby.guests)
 
-    def _count_again(self) -> None:
-        self._slots.set_connections(self._slot, self._count())
-        self._come_back()
-
     def _make_link(self, stream: Stream, now: float) -> Link:
         return Link(self.plan, self, self._tally, stream, now)
 
     def _on_alarm(self) -> None:
         """Do what ``_alarm``, a descriptor of a subclass, is readable for."""
-
-    def _has_enough(self) -> bool:
-        mean = self._slots.mean_connections()
-        return self._count() > max(LEAVE_ABOVE * mean, mean + 1, self._may_have)
-
-    def _hand_over(self, now: float) -> None:
-        """Leave the listeners to the workers with fewer connections; the one with the fewest is rung for.
-
-        The last one leaves too: if it went on till the others are awake, the worker that the system happens to run
-        would take most of a burst. Whether they came shows in the queue, ``HANDOVER_S`` later.
-        """
-        slots = self._slots
-        if slots.bell is None or self._tiers is not None:
-            return
-        least = slots.least_loaded()
-        if least is not None and not slots.polling(least):
-            slots.ring()
-        self._may_have = 0
-        self._leave_listeners()
-        self._next_tick = min(self._next_tick, now + HANDOVER_S)
-
-    def _come_back(self) -> None:
-        """Wait for new connections again if this worker has room for them, and no longer if there is none."""
-        if self._tiers is not None or self._accept_again_at is not None:
-            return
-        if self._crowd.is_full(self._count()):
-            self._leave_listeners()
-        elif not self._listening and not self._has_enough():
-            self._listen()
-
-    def _take_what_waits(self) -> None:
-        """Come back with more than one's share if nobody takes what has come: the others may hang in callbacks."""
-        if self._listening or self._crowd.is_full(self._count()):
-            return
-        if can_accept(self._listeners):
-            self._may_have = self._count() + TAKEN_BACK
-            self._listen()
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -416,6 +322,9 @@ class Worker:
             self._in_work.enter(link)
             try:
                 result = link.invoke()
+                while result is None and link.next_in_row():
+                    self._in_work.enter(link)
+                    result = link.invoke()
             except BaseException as error:  # noqa: BLE001 - not even sys.exit() of a callback may end us
                 link.failed(error)
             else:
@@ -518,12 +427,7 @@ class Worker:
 
     def _drain(self, limits: tuple[float, float, float], now: float) -> None:
         """Accept nothing more, let sessions come to an end until ``limits``, leave."""
-        self._leave_listeners()
-        for listener in self._listeners.values():
-            listener.close()  # at once: a copy that nobody accepts from would still make connect() succeed
-        self._listeners.clear()
-        self._accept_again_at = None
-        self._slots.set_listening(self._slot, False)
+        self._close_listeners()
         if self._tiers is None:
             mark_draining()
         self._tiers = Tiers(limits, now)
@@ -560,8 +464,7 @@ class Worker:
             self._lose(link)
         if self._lobby is not None:
             self._lobby.close_all()
-        for listener in self._listeners.values():
-            listener.close()
+        self._close_listeners()
 
     def _close_logs(self) -> None:
         self._slots.beat(self._slot, 0.0)  # what comes now is not the loop

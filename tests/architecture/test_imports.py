@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "fastmilter"
 
 FLOORS: list[set[str]] = [
-    {"_version", "constants"},
+    {"_version", "constants", "purpose"},
     {"errors", "_text", "_call"},
     {"_bounds", "_messages"},
     {"_packets", "_scan"},

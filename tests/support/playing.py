@@ -142,15 +142,20 @@ class Mta:
     def _run_calls(self) -> None:
         conversation = self.conversation
         while conversation.next_call():
-            self.calls.append((conversation.callback, *conversation.arguments))
             try:
-                result = conversation.invoke()
+                result = self._invoke()
+                while result is None and conversation.next_in_row():
+                    result = self._invoke()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the door around user code
                 conversation.failed(error)
             else:
                 if conversation.callback == "__init__":
                     self.filters.append(result)
                 conversation.returned(result)
+
+    def _invoke(self) -> Any:
+        self.calls.append((self.conversation.callback, *self.conversation.arguments))
+        return self.conversation.invoke()
 
     def _take_output(self) -> list[codec.Response]:
         self._responses.feed(b"".join(self.session.out))

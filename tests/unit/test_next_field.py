@@ -8,6 +8,7 @@ from fastmilter import ACCEPT, CONTINUE, REJECT, SKIP, Step, Verdict, codec
 from fastmilter.constants import STEPS
 from fastmilter.errors import RemoteProtocolError
 from fastmilter.events import Dropped, OutOfOrder
+from fastmilter.limits import Limits
 from fastmilter.negotiation import Offer, Wish, negotiate
 from fastmilter.session import Session
 from tests.support.playing import (
@@ -411,6 +412,68 @@ def test_an_instance_may_have_a_callback_of_its_own() -> None:
     mta = start(None, __init__=init)
     mta.send(*FIELDS)
     assert seen == ["0", "1", "2", "3"]
+
+
+def in_a_row(mta: Mta, *commands: codec.Command) -> list[tuple[str, bool]]:
+    """Have the calls made that ``commands`` lead to; return each callback and whether a field follows it in a row."""
+    conversation, calls = mta.conversation, []
+    mta.session.receive(b"".join([codec.encode(command) for command in commands]))
+    while conversation.next_call():
+        result = conversation.invoke()
+        while result is None and conversation.next_in_row():
+            calls.append((conversation.callback, True))
+            result = conversation.invoke()
+        calls.append((conversation.callback, False))
+        conversation.returned(result)
+    return [call for call in calls if call != ("__init__", False)]
+
+
+def test_fields_come_in_a_row_where_nobody_waits_for_an_answer() -> None:
+    mta = start(None, on_rcpt=None, on_end_of_message=None)
+    calls = in_a_row(mta, RCPT, *FIELDS, EOM)
+    assert calls == [
+        ("on_rcpt", False),
+        *[("on_header", True)] * 3,  # the first one comes by itself
+        ("on_header", False),
+        ("on_end_of_message", False),
+    ]
+    assert mta.session.out == [CONTINUE.packet] * 2
+
+
+def test_no_fields_come_in_a_row_where_each_is_answered() -> None:
+    mta = start(None, "early_verdict")
+    assert in_a_row(mta, *FIELDS) == [("on_header", False)] * 4
+    assert mta.session.out == [CONTINUE.packet] * 4
+
+
+def test_a_verdict_ends_a_row() -> None:
+    given = iter([None, None, REJECT])
+    mta = start(lambda self, name, value: next(given))
+    assert in_a_row(mta, *FIELDS, EOM) == [("on_header", True), ("on_header", True), ("on_header", False)]
+    assert mta.session.out == [REJECT.packet]
+
+
+def test_a_field_that_fails_in_a_row_is_answered_as_any_other() -> None:
+    def on_header(self: Any, name: str, value: str) -> None:
+        self.message.add_header("X-Seen", value)
+        if value == "2":
+            raise KeyError("lost")
+
+    mta = start(on_header)
+    assert mta.send(*FIELDS, EOM) == [codec.TempFail()]
+    assert values(mta) == ["0", "1", "2"]
+    assert mta.failed == ["on_header"]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_ends_a_row(limit: int) -> None:
+    mta = start(None)
+    mta.session.limits = Limits(fields=limit)
+    mta.send(ABORT, MAIL, RCPT)
+    mta.calls.clear()
+    answers = mta.send(*FIELDS, EOM)
+    assert values(mta) == ["0", "1", "2"][: limit + 1], "the first one beyond is still shown"
+    assert [type(answer) for answer in answers] == [codec.ReplyCode]
 
 
 def test_what_a_conversation_is_going_to_call_can_be_seen() -> None:

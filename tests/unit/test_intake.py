@@ -1,0 +1,119 @@
+"""How many connections a worker accepts at a turn of its loop, from a real listener."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fastmilter.server import channel
+from fastmilter.server.counters import Count
+from fastmilter.server.load import load_filter
+from fastmilter.server.models import make_worker
+from fastmilter.server.pace import ACCEPTS_TOGETHER
+from fastmilter.server.settings import load_settings
+from fastmilter.server.slots import Slots
+from fastmilter.server.worker import Worker
+
+FILTER = f"{Path(__file__).parents[2] / 'examples' / 'tagger.py'}:Tagger"
+
+
+class Bench:
+    """A worker without a process of its own, whose turns the test makes."""
+
+    def __init__(self, stack: ExitStack, path: Path, **settings: object) -> None:
+        self.stack = stack
+        self.path = str(path)
+        loaded = load_settings({"target": FILTER, "listen": [f"unix:{path}"], "log_level": "error", **settings}, {})
+        self.listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        self.listener.bind(self.path)
+        self.listener.listen(512)
+        self.listener.setblocking(False)
+        ours, self.master = (stack.enter_context(end) for end in socket.socketpair())
+        ours.setblocking(False)
+        self.slots = Slots(4)
+        self.slots.claim(0, pid=1, generation=1)
+        self.worker: Worker = make_worker(load_filter(loaded.target), loaded, [self.listener], ours, self.slots, 0)
+        self.worker._begin()
+        stack.callback(self.worker._close_all)
+        assert self.master.recv(1024), "the worker is ready"
+
+    def come(self, number: int) -> None:
+        for _ in range(number):
+            self.stack.enter_context(socket.socket(socket.AF_UNIX)).connect(self.path)
+
+    def turn(self) -> int:
+        """Make a turn; return how many connections were accepted at it."""
+        before = self.accepted
+        self.worker._turn(False)
+        return self.accepted - before
+
+    @property
+    def accepted(self) -> int:
+        return self.slots.counters.totals(4)[Count.ACCEPTED]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(stack, tmp_path / "m")
+
+
+def test_a_burst_is_accepted_in_few_turns(bench: Bench) -> None:
+    bench.come(100)
+    assert [bench.turn() for _ in range(10)] == [1, 2, 4, 8, 16, 16, 16, 16, 16, 5]
+    assert ACCEPTS_TOGETHER == 16
+    assert bench.turn() == 0
+
+
+def test_connections_that_come_apart_are_accepted_one_at_a_turn(bench: Bench) -> None:
+    """Nobody asks for a second one: that would be a system call for nothing with each connection."""
+    for _ in range(5):
+        bench.come(1)
+        assert bench.turn() == 1
+        assert bench.turn() == 0
+    bench.come(3)
+    assert [bench.turn() for _ in range(3)] == [1, 2, 0]
+
+
+def test_a_burst_that_ended_begins_anew_with_one(bench: Bench) -> None:
+    bench.come(7)
+    assert [bench.turn() for _ in range(4)] == [1, 2, 4, 0]
+    bench.come(7)
+    assert [bench.turn() for _ in range(4)] == [1, 2, 4, 0]
+
+
+def test_what_comes_less_densely_is_asked_for_less(bench: Bench) -> None:
+    bench.come(4)
+    assert [bench.turn(), bench.turn(), bench.turn()] == [1, 2, 1], "the third turn asked for four"
+    bench.come(3)
+    assert [bench.turn(), bench.turn()] == [2, 1], "after a turn that was left short it is one again, then two"
+
+
+def test_no_more_are_accepted_than_a_worker_may_have(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        bench = Bench(stack, tmp_path / "m", max_connections_per_worker=5)
+        bench.come(10)
+        assert [bench.turn() for _ in range(4)] == [1, 2, 2, 0]
+
+
+def test_a_worker_beside_others_takes_its_share_of_a_burst(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        bench = Bench(stack, tmp_path / "m")
+        bench.slots.claim(1, pid=2, generation=1)
+        bench.slots.set_listening(1, True)
+        bench.slots.set_polling(1, True)
+        bench.come(20)
+        assert sum([bench.turn() for _ in range(6)]) == 3, "the first beyond the mean of both and one makes it leave"
+        bench.slots.set_connections(1, 20)
+        bench.slots.ring()
+        assert sum([bench.turn() for _ in range(9)]) == 17
+
+
+def test_stop_now_is_heard_in_a_burst(bench: Bench) -> None:
+    bench.come(50)
+    bench.turn()
+    bench.master.send(channel.encode(channel.StopNow()))
+    bench.turn()
+    assert bench.worker._stop_now
