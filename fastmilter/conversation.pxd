@@ -40,6 +40,7 @@ cdef class Conversation(Binding):
 
     cdef object _begin_with(self, plan, host)
     cdef object _complain(self, text)
+    @cython.locals(in_headers=bint)
     cpdef bint next_call(self) except -1
     cpdef object invoke(self)
     @cython.locals(is_step=bint)

@@ -153,7 +153,8 @@ class Conversation(Binding):
                 if self._take_up():
                     return True
                 continue
-            if self._asked & _HEADER_BIT and self.filter is not None and self._next_field():
+            in_headers = self.session.step == HEADER and self._asked & _HEADER_BIT
+            if in_headers and self.filter is not None and self._next_field():
                 return True
             event = self._held
             if event is None:

@@ -8,5 +8,6 @@ cdef class Binding:
     cdef readonly EditableMessage message
 
 
+cdef Binding _binding_of(object served)
 cdef object _message_of(Binding binding)
 cdef object _macros_of(Binding binding)

@@ -64,6 +64,17 @@ class Binding:
         raise NotImplementedError
 
 
+def _binding_of(served: "Filter[Any]") -> Binding | None:
+    """Return what a filter object is bound to; until it is, it lacks the attribute.
+
+    So nothing has to run when one is made, and a subclass that forgets ``super().__init__()`` works all the same.
+    """
+    try:
+        return served._fastmilter
+    except AttributeError:
+        return None
+
+
 def _message_of(binding: Binding | None) -> Message[Any]:
     message = None if binding is None else binding.message
     if message is None:
@@ -116,12 +127,6 @@ class Filter(Generic[S]):
     _fastmilter: Binding | None
     _fastmilter_plan: ClassVar[Plan]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Filter[S]":
-        """Make an unbound object; a subclass that forgets ``super().__init__()`` works all the same."""
-        self = super().__new__(cls)
-        self._fastmilter = None
-        return self
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the class and work out what it asks of the MTA."""
         super().__init_subclass__(**kwargs)
@@ -132,7 +137,7 @@ class Filter(Generic[S]):
     @property
     def connection(self) -> Connection:
         """The SMTP connection, from CONNECT to its end; ``NoConnection`` outside."""
-        binding = self._fastmilter
+        binding = _binding_of(self)
         if binding is None or binding.connection is None:
             raise NoConnection("there is no connection: it lives from on_connect to on_close")
         return binding.connection
@@ -140,19 +145,19 @@ class Filter(Generic[S]):
     @property
     def message(self) -> Message[S]:
         """The message in work, from MAIL to its end; ``NoMessage`` outside."""
-        return _message_of(self._fastmilter)
+        return _message_of(_binding_of(self))
 
     @property
     def macros(self) -> Macros:
         """The macros that the MTA sent, the latest step first: ``self.macros["i"]``, ``KeyError`` if not sent."""
-        return _macros_of(self._fastmilter)
+        return _macros_of(_binding_of(self))
 
     def progress(self) -> bool:
         """Tell the MTA that work goes on, so that it waits longer (smfi_progress).
 
         Sent at once where this MTA takes it now, above all in ``on_end_of_message``; returns whether it was sent.
         """
-        binding = self._fastmilter
+        binding = _binding_of(self)
         return binding is not None and binding.progress()
 
     @classmethod

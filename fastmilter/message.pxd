@@ -1,5 +1,7 @@
 # C names of message.py for the compiled modules above it.
 
+cimport cython
+
 from fastmilter._text cimport to_bytes, to_text
 from fastmilter.addresses cimport address_of, params_of, socket_address
 from fastmilter.edits cimport Composed, DeleteHeaders, NewBody, append_header, compose, field_name, field_value, set_header
@@ -10,6 +12,7 @@ cdef int _ADD_HEADERS, _CHANGE_HEADERS, _ADD_RECIPIENT, _ADD_RECIPIENT_PARAMS, _
 cdef int _CHANGE_SENDER, _CHANGE_BODY, _QUARANTINE
 
 
+@cython.locals(version=str)
 cdef object _mta_of(object stages)
 
 

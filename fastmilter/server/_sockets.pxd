@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 cdef class Stream:
-    cdef int fd
+    cdef readonly int fd
     cdef readonly bint is_tcp
 
     cpdef Py_ssize_t receive(self, object view) except -2

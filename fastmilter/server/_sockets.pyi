@@ -9,11 +9,15 @@ class Stream:
     """One accepted connection; made by ``accept``. Errors of the kernel are ``OSError``, and nothing waits."""
 
     @property
+    def fd(self) -> int:
+        """The descriptor; -1 after ``close``."""
+
+    @property
     def is_tcp(self) -> bool:
         """Whether this is a TCP connection."""
 
     def fileno(self) -> int:
-        """The descriptor; -1 after ``close``."""
+        """The descriptor ``fd``, for whoever takes sockets of any kind."""
 
     def receive(self, view: memoryview) -> int:
         """Read once into a ``memoryview``: how many bytes came, 0 at the end, -1 if there is nothing now."""

@@ -123,7 +123,7 @@ cdef class Stream:
         self.fd = -1
 
     def fileno(self):
-        """The descriptor; -1 after ``close``."""
+        """The descriptor ``fd``, for whoever takes sockets of any kind."""
         return self.fd
 
     cpdef Py_ssize_t receive(self, object view) except -2:

@@ -172,15 +172,14 @@ class Worker(Intake):
         Then the code of their step, and what it works on, is in the processor's cache for all but the first.
         """
         for links in self._ready:
-            if not links:
-                continue
-            for link in links:
-                if self._links.get(link.fd) is not link:
+            links.reverse()
+            while links:
+                link = links.pop()
+                if link.stream.fd < 0:
                     continue  # closed meanwhile
                 self._handle(link, now)
                 if self._due_count and (self._due_count >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
                     self._answer_due()
-            del links[:]  # cheaper than clear()
 
     def _look_at(self, fd: int, now: float) -> None:
         """Do what a descriptor that is no connection to an MTA is ready for."""
