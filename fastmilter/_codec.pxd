@@ -22,6 +22,7 @@ cdef class _Decoder:
     cpdef object lend(self, object view, Py_ssize_t start, Py_ssize_t size)
     cpdef object settle(self)
     cpdef object next_message(self)
+    cpdef bint is_worked_off(self) noexcept
     cpdef tuple next_field(self)
     cdef bint cut(self, Packet *packet) except -1
     cdef bint spared(self, const uint8_t *payload, Py_ssize_t size) noexcept

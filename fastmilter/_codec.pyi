@@ -50,6 +50,9 @@ class _Decoder:
     def __next__(self) -> _Command | _Response:
         """The next complete message; stops when there is none, and goes on after more was fed."""
 
+    def is_worked_off(self) -> bool:
+        """Whether bytes are lent and none of them is left."""
+
     def next_message(self) -> _Command | _Response | None:
         """The next complete message, or ``None`` if there is none until more was fed."""
 

@@ -393,6 +393,10 @@ cdef class _Decoder:
             self.tidy()
         return None
 
+    cpdef bint is_worked_off(self) noexcept:
+        """Whether bytes are lent and none of them is left."""
+        return self.lender is not None and self.start == self.end
+
     cpdef tuple next_field(self):
         """Name and value of the next packet as text if it is a whole and valid header field, else ``None``.
 

@@ -153,6 +153,8 @@ class Conversation(Binding):
                 if self._take_up():
                     return True
                 continue
+            if self._held is None and self.session.is_worked_off():
+                return False
             in_headers = self.session.step == HEADER and self._asked & _HEADER_BIT
             if in_headers and self.filter is not None and self._next_field():
                 return True
@@ -264,17 +266,14 @@ class Conversation(Binding):
     # -- events --------------------------------------------------------------------------------------------------
 
     def _negotiate(self, event: Negotiate) -> bool:
+        self._held = event
         if "on_negotiate" in self._overridden:
-            self._held = event
             return self._call(_NEGOTIATE, "on_negotiate", (Offer.of(event),))
-        try:
-            self.session.agree(self.plan.agreement(event))
-        except FastmilterError as error:
-            self.session.refuse(error)
+        self._agree(None)
         return False
 
     def _agree(self, wish: Wish | None) -> None:
-        """Answer the offer with what ``on_negotiate`` wished for."""
+        """Answer the offer with what ``on_negotiate`` wished for, or the class (``None``)."""
         event = self._held
         assert isinstance(event, Negotiate)
         self._held = None

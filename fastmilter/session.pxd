@@ -44,6 +44,8 @@ cdef class Session:
     cpdef object settle(self)
     cpdef object agree(self, agreement)
     cpdef object next_event(self)
+    @cython.locals(decoder=CommandDecoder)
+    cpdef bint is_worked_off(self) except -1
     @cython.locals(field=tuple, name=str, value=str)
     cpdef tuple next_field(self)
     cdef object _take(self, message)

@@ -226,6 +226,11 @@ class Session:
                 return event
         return None
 
+    def is_worked_off(self) -> bool:
+        """Tell whether all that was lent last has been taken up, so that ``next_event`` would return ``None``."""
+        decoder = self._decoder
+        return decoder.is_worked_off() and self._pushed is None and self.error is None and not self._eof
+
     def next_field(self) -> tuple[str, str] | None:
         """Return name and value of one more header field, without an event.
 

@@ -14,7 +14,7 @@ HEADROOM: Final = MAX_DATA_BYTES + 5
 ACCEPTS_TOGETHER: Final = 16
 """How many connections are accepted at a turn at most where they come one behind the other."""
 
-ANSWERS_TOGETHER: Final = 16
+ANSWERS_TOGETHER: Final = 32
 """How many connections are worked off at most before their answers leave: the first waits for the last."""
 
 ANSWERS_WAIT_S: Final = 0.001

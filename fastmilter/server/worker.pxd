@@ -22,6 +22,7 @@ cdef class Link(Counted):
     cdef readonly int sent
     cdef readonly bytes unsent
     cdef public object peer
+    cdef public Link next_ready
 
 
 cdef class Worker(Intake):
@@ -48,9 +49,9 @@ cdef class Worker(Intake):
     cpdef object _begin(self)
     cpdef bint _finished(self) except -1
     cpdef double _wake_at(self) except -1
-    @cython.locals(link=Link, fd=int, now=double, ready=list)
+    @cython.locals(link=Link, fd=int, now=double, ready=list, place=Py_ssize_t, step=Py_ssize_t)
     cpdef object _turn(self, bint may_wait)
-    @cython.locals(links=list, link=Link)
+    @cython.locals(step=Py_ssize_t, link=Link)
     cdef object _handle_all(self, double now)
     cdef object _look_at(self, int fd, double now)
     cdef Link _make_link(self, Stream stream, double now)

@@ -71,6 +71,7 @@ class Link(Counted):
         self.unsent: bytes | None = None
         self.sent = 0  # how much of ``unsent`` has left all the same
         self.peer: str | None = None  # the MTA, if a proxy has named it
+        self.next_ready: Link | None = None  # another one at the same step that is to be handled in this turn
 
 
 class Worker(Intake):
@@ -103,7 +104,7 @@ class Worker(Intake):
         self._stop_now = False
         self._due: list[Link | None] = [None] * ANSWERS_TOGETHER  # kept: a list that grows is made anew each turn
         self._due_count = 0
-        self._ready: list[list[Link]] = [[] for _ in range(len(STEPS) + 1)]  # connections, by what they wait for
+        self._ready: list[Link | None] = [None] * (len(STEPS) + 1)  # the first connection of each step, if one is ready
         self._alarm = -1
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -151,14 +152,16 @@ class Worker(Intake):
         if self._tiers is not None and now >= self._next_tick:
             self._refuse_more(self._tiers, now)  # what has come since a tier ended belongs to the next one
         self._turn_number += 1
-        for fd in ready:
+        for place in range(len(ready) - 1, -1, -1):  # from the last: each one goes before those of its step
+            fd = ready[place]
             link = self._links.get(fd)
             if link is None:
                 self._look_at(fd, now)
             elif len(ready) == 1:
                 self._handle(link, now)
             else:
-                self._ready[0 if link.session.phase is _NEW else link.session.step + 1].append(link)
+                step = 0 if link.session.phase is _NEW else link.session.step + 1
+                link.next_ready, self._ready[step] = self._ready[step], link
         if len(ready) > 1:
             self._handle_all(now)
         self._answer_due()
@@ -171,15 +174,14 @@ class Worker(Intake):
 
         Then the code of their step, and what it works on, is in the processor's cache for all but the first.
         """
-        for links in self._ready:
-            links.reverse()
-            while links:
-                link = links.pop()
-                if link.stream.fd < 0:
-                    continue  # closed meanwhile
-                self._handle(link, now)
-                if self._due_count and (self._due_count >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
-                    self._answer_due()
+        for step in range(len(self._ready)):
+            link, self._ready[step] = self._ready[step], None
+            while link is not None:
+                if link.stream.fd >= 0:  # it was not closed meanwhile
+                    self._handle(link, now)
+                    if self._due_count and (self._due_count >= ANSWERS_TOGETHER or monotonic() - now > ANSWERS_WAIT_S):
+                        self._answer_due()
+                link.next_ready, link = None, link.next_ready
 
     def _look_at(self, fd: int, now: float) -> None:
         """Do what a descriptor that is no connection to an MTA is ready for."""

@@ -1,6 +1,5 @@
 """How many connections a worker accepts at a turn of its loop, from a real listener."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,50 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastmilter.server import channel
-from fastmilter.server.counters import Count
-from fastmilter.server.load import load_filter
-from fastmilter.server.models import make_worker
 from fastmilter.server.pace import ACCEPTS_TOGETHER
-from fastmilter.server.settings import load_settings
-from fastmilter.server.slots import Slots
-from fastmilter.server.worker import Worker
-
-FILTER = f"{Path(__file__).parents[2] / 'examples' / 'tagger.py'}:Tagger"
-
-
-class Bench:
-    """A worker without a process of its own, whose turns the test makes."""
-
-    def __init__(self, stack: ExitStack, path: Path, **settings: object) -> None:
-        self.stack = stack
-        self.path = str(path)
-        loaded = load_settings({"target": FILTER, "listen": [f"unix:{path}"], "log_level": "error", **settings}, {})
-        self.listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        self.listener.bind(self.path)
-        self.listener.listen(512)
-        self.listener.setblocking(False)
-        ours, self.master = (stack.enter_context(end) for end in socket.socketpair())
-        ours.setblocking(False)
-        self.slots = Slots(4)
-        self.slots.claim(0, pid=1, generation=1)
-        self.worker: Worker = make_worker(load_filter(loaded.target), loaded, [self.listener], ours, self.slots, 0)
-        self.worker._begin()
-        stack.callback(self.worker._close_all)
-        assert self.master.recv(1024), "the worker is ready"
-
-    def come(self, number: int) -> None:
-        for _ in range(number):
-            self.stack.enter_context(socket.socket(socket.AF_UNIX)).connect(self.path)
-
-    def turn(self) -> int:
-        """Make a turn; return how many connections were accepted at it."""
-        before = self.accepted
-        self.worker._turn(False)
-        return self.accepted - before
-
-    @property
-    def accepted(self) -> int:
-        return self.slots.counters.totals(4)[Count.ACCEPTED]
+from tests.support.turns import Bench
 
 
 @pytest.fixture
