@@ -11,7 +11,7 @@ cpdef object address_of(bytes raw)
 
 
 @cython.freelist(16)
-@cython.no_gc
+@cython.no_gc  # what it holds leads nowhere
 cdef class SocketAddress:
     cdef readonly str family
     cdef readonly str host

@@ -7,7 +7,7 @@ from fastmilter._text cimport is_field_name, is_one_line, is_same_name, to_bytes
 
 
 @cython.freelist(16)
-@cython.no_gc
+@cython.no_gc  # what it holds leads nowhere
 cdef class SetHeader:
     cdef readonly bytes name
     cdef readonly Py_ssize_t index
@@ -19,7 +19,7 @@ cdef class DeleteHeaders:
 
 
 @cython.freelist(16)
-@cython.no_gc
+@cython.no_gc  # as above
 cdef class AppendHeader:
     cdef readonly bytes name
     cdef readonly bytes value
@@ -30,7 +30,7 @@ cdef class NewBody:
 
 
 @cython.freelist(16)
-@cython.no_gc
+@cython.no_gc  # as above
 cdef class Composed:
     cdef readonly list head
     cdef readonly object body

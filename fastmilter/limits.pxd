@@ -9,7 +9,7 @@ cdef class Limits:
 
 
 @cython.freelist(16)
-@cython.no_gc
+@cython.no_gc  # what it holds leads nowhere
 cdef class Extent:
     cdef Limits _limits
     cdef readonly Py_ssize_t recipients

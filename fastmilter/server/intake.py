@@ -86,7 +86,7 @@ class Intake:
 
     def _take_new(self, listener: int, now: float) -> None:
         """Accept what has come: one connection, and twice as many as the last time while they come turn after turn."""
-        follows = self._last_taken == self._turn_number - 1
+        follows = self._last_taken >= self._turn_number - 1  # or came at this turn, from another listener
         self._at_once = min(2 * self._at_once, ACCEPTS_TOGETHER) if follows else 1
         self._last_taken = self._turn_number
         for _ in range(self._at_once):

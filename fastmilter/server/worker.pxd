@@ -22,7 +22,7 @@ cdef class Link(Counted):
     cdef readonly int sent
     cdef readonly bytes unsent
     cdef public object peer
-    cdef public Link next_ready
+    cdef Link next_ready
 
 
 cdef class Worker(Intake):
