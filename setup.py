@@ -12,6 +12,10 @@ from setuptools import Extension, setup
 DEBUG = bool(os.environ.get("FASTMILTER_DEBUG"))
 JOBS = os.cpu_count() or 1
 SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("FASTMILTER_SANITIZE") else []
+WARNINGS = ["-Wall", "-Wextra", "-Wno-array-bounds"]
+# Functions with arrays are guarded. Debian's Python would have each guarded that takes the address of a variable, which is
+# most of those that run for each packet.
+CODE = ["-fno-plt", "-fstack-protector"]
 DIRECTIVES = {
     "language_level": 3,
     "binding": True,
@@ -63,7 +67,7 @@ def extension(name: str, suffix: str) -> Extension:
     return Extension(
         f"fastmilter.{name}",
         [f"fastmilter/{name.replace('.', '/')}.{suffix}"],
-        extra_compile_args=["-Wall", "-Wextra", "-Wno-array-bounds", "-fno-plt", "-O0" if DEBUG else "-O2", *SANITIZE],
+        extra_compile_args=[*WARNINGS, *CODE, "-O0" if DEBUG else "-O2", *SANITIZE],
         extra_link_args=SANITIZE,
         define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
     )

@@ -8,7 +8,8 @@ from fastmilter.server.crowd cimport Crowd
 from fastmilter.server.slots cimport Slots
 
 
-cdef Py_ssize_t _ACCEPTED
+cdef Py_ssize_t _ACCEPTED, ACCEPTS_TOGETHER
+cdef double LEAVE_ABOVE
 
 
 cdef class Intake:
