@@ -13,8 +13,8 @@ DEBUG = bool(os.environ.get("FASTMILTER_DEBUG"))
 JOBS = os.cpu_count() or 1
 SANITIZE = ["-fsanitize=address,undefined"] if os.environ.get("FASTMILTER_SANITIZE") else []
 WARNINGS = ["-Wall", "-Wextra", "-Wno-array-bounds"]
-# Functions with arrays are guarded. Debian's Python would have each guarded that takes the address of a variable, which is
-# most of those that run for each packet.
+# Functions with arrays are guarded. Debian's Python would have each guarded that takes the address of a variable, which
+# is most of those that run for each packet.
 CODE = ["-fno-plt", "-fstack-protector"]
 DIRECTIVES = {
     "language_level": 3,
