@@ -37,6 +37,7 @@ cdef class Intake:
     cdef object _add_link(self, Stream stream, double now)
     cdef object _listen(self)
     cdef object _leave_listeners(self)
+    cdef object _take_last(self, double now)
     cdef object _close_listeners(self)
     @cython.locals(follows=bint)
     cdef object _take_new(self, int listener, double now)

@@ -75,6 +75,13 @@ class Intake:
             self._listening = False
             self._slots.set_polling(self._slot, False)
 
+    def _take_last(self, now: float) -> None:
+        """Leave the listeners, and accept what waits: we may have been woken for it, and nobody else would be."""
+        self._leave_listeners()
+        for listener in self._listeners:
+            while self._accept(listener, now):
+                pass
+
     def _close_listeners(self) -> None:
         """Accept nothing more, ever: a copy that nobody accepts from would still make ``connect()`` succeed."""
         self._leave_listeners()

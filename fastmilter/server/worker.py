@@ -428,6 +428,7 @@ class Worker(Intake):
 
     def _drain(self, limits: tuple[float, float, float], now: float) -> None:
         """Accept nothing more, let sessions come to an end until ``limits``, leave."""
+        self._take_last(now)
         self._close_listeners()
         if self._tiers is None:
             mark_draining()
