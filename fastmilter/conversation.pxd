@@ -43,7 +43,6 @@ cdef class Conversation(Binding):
     @cython.locals(in_headers=bint)
     cpdef bint next_call(self) except -1
     cpdef object invoke(self)
-    @cython.locals(is_step=bint)
     cpdef bint next_in_row(self) except -1
     cdef bint _take(self, event) except -1
     cdef bint _take_for_connection(self, kind, event) except -1

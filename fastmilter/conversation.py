@@ -171,7 +171,7 @@ class Conversation(Binding):
     def invoke(self) -> Any:
         """Run what is to be run; hand what it returns to ``returned``, and what it raises to ``failed``.
 
-        This is the one place where user code runs; a driver calls it once after each ``next_call``.
+        This is the one place where user code runs; to be called once after each ``next_call`` or ``next_in_row``.
         """
         if self._purpose == _MAKE:
             return self.plan.filter_class()
@@ -371,8 +371,9 @@ class Conversation(Binding):
 
         Then it is to ``invoke`` at once, and ``returned`` has nothing to do for the one before.
         """
-        session, is_step = self.session, self._purpose == _STEP and self._todo is None
-        return is_step and session.step == HEADER and not session._is_answered(HEADER) and self._next_field()
+        if self._purpose != _STEP or self._todo is not None or self.session.step != HEADER:
+            return False
+        return not self.session._is_answered(HEADER) and self._next_field()
 
     def _ask(self, step: int, name: str, arguments: tuple[Any, ...]) -> bool:
         """Have the callback of a step of the message called, or answer in its place."""

@@ -25,7 +25,7 @@ cdef class Intake:
     cdef Crowd _crowd
     cdef bint _listening
     cdef bint _is_shut
-    cdef readonly Py_ssize_t _turn_number
+    cdef Py_ssize_t _turn_number
     cdef Py_ssize_t _last_taken
     cdef Py_ssize_t _at_once
     cdef Py_ssize_t _may_have
@@ -37,6 +37,7 @@ cdef class Intake:
     cdef object _add_link(self, Stream stream, double now)
     cdef object _listen(self)
     cdef object _leave_listeners(self)
+    @cython.locals(was_listening=bint)
     cdef object _take_last(self, double now)
     cdef object _close_listeners(self)
     @cython.locals(follows=bint)

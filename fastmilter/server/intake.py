@@ -76,11 +76,18 @@ class Intake:
             self._slots.set_polling(self._slot, False)
 
     def _take_last(self, now: float) -> None:
-        """Leave the listeners, and accept what waits: we may have been woken for it, and nobody else would be."""
+        """Leave the listeners for good, and accept what waits there: it may have woken us, and then nobody else.
+
+        What comes after we have left wakes others, so no more than a whole queue can be ours.
+        """
+        was_listening = self._listening
         self._leave_listeners()
+        if not was_listening:
+            return
         for listener in self._listeners:
-            while self._accept(listener, now):
-                pass
+            for _ in range(self._settings.backlog + 1):
+                if self._crowd.is_full(self._count()) or not self._accept(listener, now):
+                    break
 
     def _close_listeners(self) -> None:
         """Accept nothing more, ever: a copy that nobody accepts from would still make ``connect()`` succeed."""

@@ -68,6 +68,46 @@ def test_a_worker_beside_others_takes_its_share_of_a_burst(tmp_path: Path) -> No
         assert sum([bench.turn() for _ in range(9)]) == 17
 
 
+LONG = channel.Drain((600.0, 900.0, 1200.0))
+
+
+@pytest.mark.parametrize("order_first", [False, True])
+def test_a_worker_that_leaves_takes_what_came_as_its_order_did(bench: Bench, order_first: bool) -> None:
+    """It may be the only one who was woken for that."""
+    bench.come(1)
+    bench.turn()
+    if order_first:
+        bench.master.send(channel.encode(LONG))
+    bench.come(40)
+    if not order_first:
+        bench.master.send(channel.encode(LONG))
+    assert bench.turn() == 40
+    assert bench.turn() == 0
+    with pytest.raises(OSError, match="refused"):
+        bench.come(1)
+
+
+def test_a_worker_that_leaves_takes_no_more_than_it_may_have(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        bench = Bench(stack, tmp_path / "m", max_connections_per_worker=5)
+        bench.come(10)
+        bench.master.send(channel.encode(LONG))
+        assert bench.turn() == 5
+
+
+def test_a_worker_that_had_left_takes_nothing_at_its_end(tmp_path: Path) -> None:
+    """What waits then has woken others."""
+    with ExitStack() as stack:
+        bench = Bench(stack, tmp_path / "m")
+        bench.slots.claim(1, pid=2, generation=1)
+        bench.slots.set_listening(1, True)
+        bench.slots.set_polling(1, True)
+        bench.come(20)
+        assert sum([bench.turn() for _ in range(6)]) == 3
+        bench.master.send(channel.encode(LONG))
+        assert bench.turn() == 0
+
+
 def test_stop_now_is_heard_in_a_burst(bench: Bench) -> None:
     bench.come(50)
     bench.turn()

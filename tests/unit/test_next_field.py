@@ -7,7 +7,7 @@ import pytest
 from fastmilter import ACCEPT, CONTINUE, REJECT, SKIP, Step, Verdict, codec
 from fastmilter.constants import STEPS
 from fastmilter.errors import RemoteProtocolError
-from fastmilter.events import Dropped, OutOfOrder
+from fastmilter.events import Closed, Dropped, OutOfOrder
 from fastmilter.limits import Limits
 from fastmilter.negotiation import Offer, Wish, negotiate
 from fastmilter.session import Session
@@ -270,6 +270,37 @@ def test_a_fault_comes_as_an_event() -> None:
     assert [type(event).__name__ for event in (session.next_event(), session.next_event())] == ["Dropped", "Closed"]
     assert "no NUL ends the field value" in str(session.error)
     assert session.next_field() is None
+
+
+def test_a_session_is_worked_off_when_all_that_was_lent_is_taken_up() -> None:
+    session = in_headers()
+    assert not session.is_worked_off(), "nothing is lent: next_event has to say so"
+    memory = memoryview(bytearray(100) + SUBJECT + SUBJECT[:7])
+    session.receive_lent(memory, 100, len(SUBJECT))
+    assert not session.is_worked_off()
+    assert session.next_field() == ("Subject", " hi")
+    assert session.is_worked_off()
+    assert session.next_event() is None
+    session.receive_lent(memory, 100, len(SUBJECT) + 7)
+    session.next_field()
+    assert not session.is_worked_off(), "the beginning of a packet is left"
+    assert session.next_event() is None
+    session.settle()
+
+
+@pytest.mark.parametrize("last", [QUIT, MAIL, None])
+def test_a_session_with_more_to_tell_is_not_worked_off(last: codec.Command | None) -> None:
+    """QUIT and MAIL drop the message first, and come after that; so does the end of the stream."""
+    session = in_headers()
+    stream = SUBJECT + (b"" if last is None else codec.encode(last))
+    session.receive_lent(memoryview(bytearray(100) + stream), 100, len(stream))
+    assert session.next_field() == ("Subject", " hi")
+    if last is None:
+        session.receive_eof()
+        assert not session.is_worked_off()
+    assert type(session.next_event()) is Dropped
+    assert not session.is_worked_off()
+    assert type(session.next_event()) is (codec.MailFrom if last is MAIL else Closed)
 
 
 def test_the_end_of_the_stream_does_not_hide_fields() -> None:
